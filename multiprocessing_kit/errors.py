@@ -1,0 +1,158 @@
+"""The one error tree. Every error the package raises on purpose is a `KitError`.
+
+    KitError
+    ├── JobError                    one job went wrong; `job_id` says which
+    │   ├── WorkerLostError         its child died while it ran
+    │   ├── JobCanceledError        `worker.cancel()` ended it
+    │   ├── SerializationError      its argument or result cannot be pickled or unpickled
+    │   ├── RetriesExhaustedError   the retry strategy still asked for more when they ran out
+    │   └── RemoteError             its exception could not travel; also carries the child's traceback
+    ├── QueueError                  a queue refused an item or was misused
+    │   ├── QueueEmptyError         (also `queue.Empty`)
+    │   ├── QueueFullError          (also `queue.Full`)
+    │   └── QueueClosedError        it was closed or destroyed
+    ├── PoolError                   the children as a whole cannot go on
+    └── IpcError                    the system refused shared memory or semaphores
+
+Each says what happened, to which job, queue or file, and what to do. What the message tells is
+also there as attributes. Errors with data of their own survive pickling.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+
+__all__ = [
+    "IpcError",
+    "JobCanceledError",
+    "JobError",
+    "KitError",
+    "PoolError",
+    "QueueClosedError",
+    "QueueEmptyError",
+    "QueueError",
+    "QueueFullError",
+    "RemoteError",
+    "RetriesExhaustedError",
+    "SerializationError",
+    "WorkerLostError",
+]
+
+
+class KitError(Exception):
+    """Root of every error raised by this package."""
+
+
+class JobError(KitError):
+    """One job went wrong.
+
+    Attributes:
+        job_id: The job, or `""` where the error was made outside any job.
+    """
+
+    def __init__(self, message: str, *, job_id: str = "") -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class WorkerLostError(JobError):
+    """The child that ran this job died before it answered.
+
+    Attributes:
+        pid: The child's process id.
+        exitcode: Its exit status; minus the signal number when a signal ended it; None if unknown.
+    """
+
+    def __init__(self, message: str, *, job_id: str = "", pid: int = 0, exitcode: int | None = None) -> None:
+        super().__init__(message, job_id=job_id)
+        self.pid = pid
+        self.exitcode = exitcode
+
+    @classmethod
+    def of_child(cls, job_id: str, pid: int, exitcode: int | None) -> WorkerLostError:
+        """The error for a job whose child ended with `exitcode` (as in `subprocess`)."""
+        message = f"job {job_id}: child {pid} {describe_exit(exitcode)} while it ran this job"
+        if exitcode == -signal.SIGKILL:
+            message += "; if nobody killed it, the system may have run out of memory (see the kernel log)"
+        return cls(message, job_id=job_id, pid=pid, exitcode=exitcode)
+
+
+class JobCanceledError(JobError):
+    """The job was ended by `worker.cancel()`, or `process()` raised this itself."""
+
+
+class SerializationError(JobError):
+    """A job's argument, result or exception cannot be pickled, or not unpickled again."""
+
+
+class RetriesExhaustedError(JobError):
+    """The last attempt raised nothing, but the retry strategy did not accept its result either."""
+
+
+class RemoteError(JobError):
+    """Stands for an exception of a child.
+
+    Found in two places: as the `__cause__` of an exception that came from a child, where it carries
+    the traceback; and in the exception's own place when that could not be pickled and unpickled.
+
+    Attributes:
+        type_name: Qualified class name of the original exception.
+        traceback_text: The child's traceback, as `traceback.format_exception` wrote it.
+    """
+
+    def __init__(
+        self, message: str, *, job_id: str = "", type_name: str = "", traceback_text: str = ""
+    ) -> None:
+        super().__init__(message, job_id=job_id)
+        self.type_name = type_name
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\n\n{self.traceback_text}" if self.traceback_text else text
+
+
+class QueueError(KitError):
+    """A queue refused an item or was used in a way it does not allow."""
+
+
+class QueueEmptyError(QueueError, queue.Empty):
+    """Nothing in the queue, and the caller would not wait (longer)."""
+
+
+class QueueFullError(QueueError, queue.Full):
+    """No room in the queue, and the caller would not wait (longer)."""
+
+
+class QueueClosedError(QueueError):
+    """The queue was closed or destroyed, here or by another process."""
+
+
+class PoolError(KitError):
+    """The children as a whole cannot go on (`setup()` fails, they die before their first job)."""
+
+
+class IpcError(KitError, OSError):
+    """The system refused shared memory or a semaphore.
+
+    Attributes:
+        errno: The system's error number.
+        limit: Name of the kernel limit that was hit, such as `kernel.shmmni`; `""` if none was.
+    """
+
+    def __init__(self, errno: int, message: str, *, limit: str = "") -> None:
+        super().__init__(errno, message)
+        self.limit = limit
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """How a process ended, in words: "exited with 3", "was killed by SIGSEGV"."""
+    if exitcode is None:
+        return "ended with an unknown status"
+    if exitcode >= 0:
+        return f"exited with {exitcode}"
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"

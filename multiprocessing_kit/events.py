@@ -1,0 +1,197 @@
+"""Everything a job tells the world, declared in one place.
+
+| signal         | sent when                                  | filled beside the common payload       |
+|----------------|--------------------------------------------|----------------------------------------|
+| `job_start`    | an attempt begins                          |                                        |
+| `job_running`  | `worker.running(**info)` inside it         | `info`                                 |
+| `job_retry`    | an attempt failed and will be repeated     | `response`, `exception`, `delay`       |
+| `job_success`  | the job is answered                        | `response`                             |
+| `job_failed`   | the job is answered, not ok                | `response`, `exception`                |
+| `job_canceled` | `worker.cancel()` ended it                 | `response`, `exception`                |
+
+The signals below are blinker's and are sent **in the child**, with the worker as sender. A plain
+blinker receiver is called blinker's way, `receiver(worker, **payload)`, with every name of `PAYLOAD`. A
+listener given to `on()` takes only the names it declares. `Process.on()` has the same events
+**in the caller**.
+
+A listener or receiver that raises is logged, and the next one is called: an observer never fails a job.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from blinker import Signal
+
+__all__ = [
+    "PAYLOAD",
+    "SIGNALS",
+    "JobEvent",
+    "Listeners",
+    "job_canceled",
+    "job_failed",
+    "job_retry",
+    "job_running",
+    "job_start",
+    "job_success",
+    "send",
+]
+
+_log = logging.getLogger("multiprocessing_kit.events")
+
+PAYLOAD = ("event", "job_id", "argument", "attempt", "response", "exception", "delay", "info", "pid")
+"""The names every event carries, on both sides; what does not apply is None (`info`: `{}`)."""
+
+job_start = Signal("An attempt of a job begins.")
+job_running = Signal("`worker.running(**info)` was called inside `process()`.")
+job_retry = Signal("An attempt failed and the job will be run again after `delay` seconds.")
+job_success = Signal("The job is answered.")
+job_failed = Signal("The job is answered with a response that is not ok.")
+job_canceled = Signal("The job was canceled.")
+
+
+class JobEvent(str, enum.Enum):
+    """The moments in a job's life; equal to their lower-case names."""
+
+    JOB_START = "job_start"
+    JOB_RUNNING = "job_running"
+    JOB_RETRY = "job_retry"
+    JOB_SUCCESS = "job_success"
+    JOB_FAILED = "job_failed"
+    JOB_CANCELED = "job_canceled"
+
+    @property
+    def bit(self) -> int:
+        """This event's bit in a mask of events."""
+        return _BITS[self]
+
+    @classmethod
+    def parse(cls, event: object) -> JobEvent:
+        """`event`, or the event of that name; `ValueError` lists the events there are."""
+        try:
+            return cls(event)
+        except ValueError:
+            known = ", ".join(known.name for known in cls)
+            raise ValueError(f"unknown event {event!r}; the events are {known}") from None
+
+
+_BITS = {event: 1 << place for place, event in enumerate(JobEvent)}
+
+SIGNALS: dict[JobEvent, Signal] = {
+    JobEvent.JOB_START: job_start,
+    JobEvent.JOB_RUNNING: job_running,
+    JobEvent.JOB_RETRY: job_retry,
+    JobEvent.JOB_SUCCESS: job_success,
+    JobEvent.JOB_FAILED: job_failed,
+    JobEvent.JOB_CANCELED: job_canceled,
+}
+
+
+class Listeners:
+    """The listeners of one event at one source, in the order they were added: one blinker receiver."""
+
+    def __init__(self, bound: list[_Bound] | None = None) -> None:
+        self._bound = bound or []
+
+    def __call__(self, source: object, **payload: Any) -> None:
+        for bound in tuple(self._bound):
+            _call_isolated(bound, bound.listener, source, payload)
+
+    def __bool__(self) -> bool:
+        return bool(self._bound)
+
+    def copy(self) -> Listeners:
+        """Another list with the same listeners."""
+        return Listeners(list(self._bound))
+
+    def add(self, listener: Callable[..., object], args: tuple[object, ...]) -> None:
+        """Append `listener`; `TypeError` if it cannot be called the way `on` promises."""
+        self._bound.append(_Bound(listener, args))
+
+    def remove(self, listener: Callable[..., object] | None) -> None:
+        """Take `listener` out, or all of them for None."""
+        self._bound = [b for b in self._bound if listener is not None and b.listener != listener]
+
+
+class _Bound:
+    """A listener with its extra arguments and the payload names that it declares."""
+
+    def __init__(self, listener: Callable[..., object], args: tuple[object, ...]) -> None:
+        if not callable(listener):
+            raise TypeError(f"a listener must be callable, not {type(listener).__qualname__}")
+        self.listener = listener
+        self.args = args
+        self._names = _declared_names(listener, 1 + len(args))
+
+    def __call__(self, source: object, **payload: Any) -> None:
+        names = self._names
+        if names is not None:
+            payload = {name: payload[name] for name in names}
+        self.listener(source, *self.args, **payload)
+
+
+def _declared_names(listener: Callable[..., object], positional: int) -> tuple[str, ...] | None:
+    """Payload names `listener` takes; None for all of them.
+
+    Its first `positional` parameters are the source and the extra arguments of `on`.
+    """
+    try:
+        parameters = list(inspect.signature(listener).parameters.values())
+    except ValueError:  # a builtin that does not tell: it gets the source and the arguments
+        return ()
+    named = []
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            return None
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional = 0
+        elif positional and parameter.kind is not parameter.KEYWORD_ONLY:
+            positional -= 1
+        elif parameter.name in PAYLOAD and parameter.kind is not parameter.POSITIONAL_ONLY:
+            named.append(parameter.name)
+        elif parameter.default is parameter.empty:
+            raise TypeError(
+                f"listener {_name(listener)} asks for {parameter.name!r}, which no event carries; after the "
+                f"worker or process and the arguments given to on(), it may name: {', '.join(PAYLOAD)}"
+            )
+    if positional:
+        raise TypeError(
+            f"listener {_name(listener)} must take the worker or process first, and then the "
+            f"arguments given to on(): {positional} parameter(s) are missing"
+        )
+    return tuple(named)
+
+
+def send(signal: Signal, source: object, payload: dict[str, Any]) -> None:
+    """Call the receivers of `signal` for `source`, each isolated from the others (blinker's `send` is not)."""
+    if signal.is_muted:
+        return
+    for receiver in list(signal.receivers_for(source)):
+        if isinstance(receiver, Listeners):
+            receiver(source, **payload)
+        else:
+            _call_isolated(receiver, receiver, source, payload)
+
+
+def _call_isolated(
+    call: Callable[..., object], listener: Callable[..., object], source: object, payload: dict[str, Any]
+) -> None:
+    try:
+        call(source, **payload)
+    except KeyboardInterrupt:  # the user's own Ctrl-C, not a fault of the listener
+        raise
+    except BaseException:
+        _log.exception(
+            "listener %s failed at %s of job %s; the job goes on",
+            _name(listener),
+            payload["event"].name,
+            payload["job_id"],
+        )
+
+
+def _name(listener: Callable[..., object]) -> str:
+    return getattr(listener, "__qualname__", None) or repr(listener)

@@ -1,0 +1,1 @@
+"""SysV shared memory, semaphores, the ring and the payload codec: bytes between processes."""

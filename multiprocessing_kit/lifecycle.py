@@ -1,0 +1,290 @@
+"""One job's life in one process, from its first event to its answer.
+
+    START ─▶ process() ─┬─ ok ────────────────────────▶ SUCCESS
+      ▲                 ├─ failed, no retry left ─────▶ FAILED
+      │                 ├─ cancel() ──────────────────▶ CANCELED
+      └──── RETRY ◀─────┘  (IMMEDIATE: here; REQUEUE: handed back to the runner)
+
+The same code serves `Worker.start` in any process and the runner's children.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import time
+import typing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from multiprocessing_kit.changes import Changes
+from multiprocessing_kit.errors import JobCanceledError, RetriesExhaustedError, SerializationError
+from multiprocessing_kit.events import (
+    SIGNALS,
+    JobEvent,
+    job_canceled,
+    job_failed,
+    job_start,
+    job_success,
+    send,
+)
+from multiprocessing_kit.response import JobResponse, Response, is_response
+from multiprocessing_kit.retry import History, RetryType, Verdict
+
+if typing.TYPE_CHECKING:
+    from multiprocessing_kit.worker import Worker
+
+__all__ = ["Host", "JobRun", "JobStatus", "Requeue", "emit"]
+
+
+class JobStatus(enum.Enum):
+    """Where a job stands."""
+
+    READY = "ready"
+    RUNNING = "running"
+    RETRY = "retry"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Host(Protocol):
+    """A runner's child, as the job that it runs sees it.
+
+    Attributes:
+        pid: Its process id.
+    """
+
+    pid: int
+
+    @property
+    def events(self) -> int:
+        """Mask (`JobEvent.bit`) of the events that the caller wants to hear of."""
+
+    def relay(self, payload: dict[str, Any]) -> None:
+        """Send an event home."""
+
+    def seal(self, response: Response) -> Response:
+        """Make `response` fit to travel; gives a failed one in its place if it cannot."""
+
+    def check_process(self) -> None:
+        """End this process if `process()` forked it and it came back from there."""
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """The job is to be run again, by whoever is free.
+
+    Attributes:
+        delay: Seconds to wait before.
+        history: For the next attempt.
+        changes: What JOB_RETRY listeners changed on the worker, by name.
+        response: Of the attempt that failed.
+    """
+
+    delay: float
+    history: History
+    changes: dict[str, bytes | None]
+    response: Response
+
+
+class JobRun:
+    """Runs one job.
+
+    Args:
+        worker: Whose `process()` to call.
+        argument: With what.
+        job_id: The job's name.
+        history: Of earlier attempts, if any.
+        changes: That arrived with it, if any.
+        host: The runner's child, if this is one; without it REQUEUE waits and retries here.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        argument: object,
+        job_id: str,
+        *,
+        history: History | None = None,
+        changes: dict[str, bytes | None] | None = None,
+        host: Host | None = None,
+    ) -> None:
+        self._worker = worker
+        self._argument = argument
+        self._job_id = job_id
+        self._history = history
+        self._changes = changes
+        self._host = host
+
+    def run(self) -> Response | Requeue:
+        """Run it to its answer, or to the point where another child may go on."""
+        worker = self._worker
+        worker.job_id = self._job_id
+        worker.response = None
+        worker._argument = self._argument
+        worker._canceled = False
+        if worker.retry is None and self._changes is None:
+            return self._run_once()
+        return self._run_with_retries()
+
+    def _run_once(self) -> Response:
+        outcome, response = self._attempt(1 if self._history is None else self._history.attempt)
+        return self._finish(outcome, response)
+
+    def _run_with_retries(self) -> Response | Requeue:
+        worker = self._worker
+        history = self._history or History()
+        changes = Changes(self._changes)
+        try:
+            try:
+                changes.apply(worker)
+            except SerializationError as error:
+                return self._finish(error, JobResponse(exception=error))
+            while True:
+                outcome, response = self._attempt(history.attempt)
+                if worker._canceled or isinstance(outcome, JobCanceledError):
+                    return self._finish(outcome, response)
+                try:
+                    verdict = self._decide(outcome, response, history)
+                    if verdict.again:
+                        requeue = self._prepare_retry(verdict, response, history, changes)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a strategy of the user's, or a change that cannot travel
+                    return self._finish(error, JobResponse(exception=error))
+                if not verdict.again:
+                    if verdict.exhausted and response.ok:
+                        outcome = self._not_accepted(outcome, history)
+                        response = JobResponse(response.body, exception=outcome)
+                    return self._finish(outcome, response)
+                if worker._canceled:
+                    return self._finish(outcome, response)
+                if requeue is not None:
+                    return requeue
+                time.sleep(verdict.delay)
+        finally:
+            changes.undo(worker)
+
+    def _attempt(self, number: int) -> tuple[object, Response]:
+        """Run `process()` once; what it returned or raised, and that as a response."""
+        worker = self._worker
+        worker.attempt = number
+        worker.status = JobStatus.RUNNING
+        host = self._host
+        if job_start.receivers or (host is not None and host.events):
+            emit(worker, JobEvent.JOB_START)
+            if worker._canceled:
+                return None, JobResponse()
+        outcome: object
+        began = time.perf_counter()
+        try:
+            outcome = worker.process(self._argument)
+        except BaseException as error:
+            if host is not None:
+                host.check_process()
+            elif isinstance(error, KeyboardInterrupt):
+                raise  # in the user's own process this is the user
+            outcome = error
+            response: Response = JobResponse(exception=error)
+        else:
+            if host is not None:
+                host.check_process()
+            response = typing.cast(Response, outcome) if is_response(outcome) else JobResponse(outcome)
+        if isinstance(response, JobResponse):
+            response.duration = time.perf_counter() - began
+        return outcome, response
+
+    def _decide(self, outcome: object, response: Response, history: History) -> Verdict:
+        strategy = self._worker.retry
+        if strategy is None or (response.ok and strategy.retry is None):
+            return Verdict(False)
+        return strategy.decide(outcome, history, (self._worker.process, self._argument))
+
+    def _prepare_retry(
+        self, verdict: Verdict, response: Response, history: History, changes: Changes
+    ) -> Requeue | None:
+        """Fire JOB_RETRY; the message to the runner where the next attempt is not ours."""
+        worker = self._worker
+        worker.status = JobStatus.RETRY
+        worker.response = self._stamp(response)
+        fire = {"response": response, "exception": response.exception, "delay": verdict.delay}
+        if SIGNALS[JobEvent.JOB_RETRY].receivers:
+            changes.watch(worker, lambda: emit(worker, JobEvent.JOB_RETRY, **fire))
+        else:
+            emit(worker, JobEvent.JOB_RETRY, **fire)
+        history.attempt += 1
+        strategy = worker.retry
+        if self._host is None or strategy is None or strategy.retry_type is RetryType.IMMEDIATE:
+            return None
+        return Requeue(verdict.delay, history, changes.pack(worker), response)
+
+    def _not_accepted(self, outcome: object, history: History) -> RetriesExhaustedError:
+        return RetriesExhaustedError(
+            f"job {self._job_id}: the retry strategy did not accept the result of attempt "
+            f"{history.attempt}, the last one: {outcome!r:.200}",
+            job_id=self._job_id,
+        )
+
+    def _finish(self, outcome: object, response: Response) -> Response:
+        worker = self._worker
+        if worker._canceled or isinstance(outcome, JobCanceledError):
+            error = outcome if isinstance(outcome, JobCanceledError) else self._canceled()
+            response = JobResponse(exception=error)
+            status = JobStatus.CANCELED
+        else:
+            status = JobStatus.SUCCESS if response.ok else JobStatus.FAILED
+        response = self._stamp(response)
+        if self._host is not None:
+            sealed = self._host.seal(response)
+            if sealed is not response:
+                response, status = sealed, JobStatus.FAILED
+        worker.status = status
+        worker.response = response
+        event, signal = _FINAL[status]
+        if signal.receivers:
+            emit(worker, event, response=response, exception=response.exception)
+        return response
+
+    def _canceled(self) -> JobCanceledError:
+        return JobCanceledError(f"job {self._job_id} was canceled by worker.cancel()", job_id=self._job_id)
+
+    def _stamp(self, response: Response) -> Response:
+        if isinstance(response, JobResponse):
+            response.job_id = self._job_id
+            response.attempts = self._worker.attempt
+            response.pid = os.getpid() if self._host is None else self._host.pid
+        return response
+
+
+_FINAL = {
+    JobStatus.SUCCESS: (JobEvent.JOB_SUCCESS, job_success),
+    JobStatus.FAILED: (JobEvent.JOB_FAILED, job_failed),
+    JobStatus.CANCELED: (JobEvent.JOB_CANCELED, job_canceled),
+}
+"""The last event of a job; the caller makes it from the answer for its own listeners."""
+
+
+def emit(worker: Worker, event: JobEvent, **filled: Any) -> None:
+    """Send an event of the worker's current job to its listeners here and, if it wants it, to the caller."""
+    signal = SIGNALS[event]
+    host = worker._host
+    wanted = host is not None and host.events & event.bit
+    if not signal.receivers and not wanted:
+        return
+    payload: dict[str, Any] = {
+        "event": event,
+        "job_id": worker.job_id,
+        "argument": worker._argument,
+        "attempt": worker.attempt,
+        "response": None,
+        "exception": None,
+        "delay": None,
+        "info": {},
+        "pid": os.getpid(),
+        **filled,
+    }
+    if signal.receivers:
+        send(signal, worker, payload)
+    if wanted and host is not None:
+        host.relay(payload)

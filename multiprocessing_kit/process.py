@@ -1,0 +1,259 @@
+"""`Process`: jobs across forked children, one response each."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import operator
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from blinker import Signal
+
+from multiprocessing_kit.errors import PoolError, QueueFullError
+from multiprocessing_kit.events import JobEvent, send
+from multiprocessing_kit.observer import EventSource
+from multiprocessing_kit.progress import ProgressBar
+from multiprocessing_kit.queues import NullQueue, Queue
+from multiprocessing_kit.response import Response
+from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
+from multiprocessing_kit.runner.run import Run
+from multiprocessing_kit.runner.stream import Stream
+from multiprocessing_kit.supervise.cpus import available_cpus
+from multiprocessing_kit.supervise.interrupts import Interrupts
+from multiprocessing_kit.worker import Worker, as_worker
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Process"]
+
+_WINDOW_PER_CHILD = 64
+
+
+class Process(EventSource):
+    """Maps inputs across forked children.
+
+    As a context manager it keeps its children between maps; without, each map forks its own.
+
+    Args:
+        processes: How many children at most; by default the processors this process may use
+            (affinity and cgroup quota).
+        queue: Where the responses of `map` go: None returns them; a `NullQueue` drops them; any other
+            gets each with `put` in input order, and `map` returns its `get_all()`.
+        window: At most how many inputs are taken from the iterable and not yet answered and handed
+            on; by default 64 for each child.
+        progress: Show a progress bar on stderr, with counts of retries and failures.
+        name: Shown in the children's process titles.
+
+    Raises:
+        TypeError, ValueError: An argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        queue: Queue[Response] | None = None,
+        *,
+        window: int | None = None,
+        progress: bool = False,
+        name: str = "",
+    ) -> None:
+        self._size = available_cpus() if processes is None else _positive(processes, "processes")
+        self._window = _WINDOW_PER_CHILD * self._size if window is None else _positive(window, "window")
+        if queue is not None and not isinstance(queue, Queue):
+            raise TypeError(f"queue must be a multiprocessing_kit Queue or None, not {queue!r:.100}")
+        self._queue = queue
+        self._progress = progress
+        self._name = name
+        self._signals = {event: Signal() for event in JobEvent}
+        self._lock = threading.Lock()  # of the resident crew: maps may be started from several threads
+        self._resident = False
+        self._closed = False
+        self._idle_crew: Crew | None = None
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+    def map(self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any]) -> list[Response]:
+        """Run one job for each input.
+
+        Args:
+            worker: Runs them; a plain function of one argument will do.
+            inputs: Any iterable that ends.
+
+        Returns:
+            One response for each input, in their order; what the queue holds if one was given.
+
+        Raises:
+            BaseException: What taking an input raised; the responses before it are its attribute
+                `responses`. The same holds for the following.
+            PoolError: The children as a whole cannot go on, as when `setup()` fails.
+            KeyboardInterrupt: Ctrl-C; the children are stopped, within 2 seconds.
+            SystemExit: SIGTERM, where the program has no handler for it; likewise.
+        """
+        stream = self._stream(worker, inputs, ordered=True)
+        responses: list[Response] = []
+        try:
+            put = responses.append if self._queue is None else self._putter(self._queue, responses)
+            for response in stream:
+                put(response)
+        except BaseException as error:
+            stream.close()
+            self._drain_into(responses)
+            with contextlib.suppress(AttributeError):  # its class has no room for one
+                error.responses = responses  # type: ignore[attr-defined]
+            raise
+        self._drain_into(responses)
+        return responses
+
+    def imap(
+        self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any], *, ordered: bool = True
+    ) -> Iterator[Response]:
+        """Run one job for each input, lazily.
+
+        Work goes on while the iterator is asked for the next response; inputs are taken only as far
+        ahead as the window allows, so they may be endless. The responses go to the iterator, not to
+        the queue.
+
+        Args:
+            worker: As for `map`.
+            inputs: Any iterable.
+            ordered: Yield in the order of the inputs; else as jobs finish.
+
+        Returns:
+            An iterator of responses. Closing or dropping it stops the children.
+
+        Raises:
+            BaseException: As for `map`, after the responses before it have been yielded.
+        """
+        return self._stream(worker, inputs, ordered=ordered)
+
+    def shutdown(self, wait: bool = True, cancel_pending: bool = False) -> None:
+        """Take no more maps, and end the children that were kept.
+
+        Args:
+            wait: Let them end in order, `teardown()` included; else end them within 2 seconds.
+            cancel_pending: Also end iterators of `imap` that are still open; else these go on.
+        """
+        self._closed = True
+        self._resident = False
+        if cancel_pending:
+            for stream in list(self._streams):
+                stream.close()
+        with self._lock:
+            crew, self._idle_crew = self._idle_crew, None
+        if crew is not None:
+            with Interrupts(crew.bell.ring) as interrupts:
+                crew.stop(IN_ORDER if wait else ABANDONED, interrupts)
+                crew.close()
+
+    def __enter__(self) -> Self:
+        self._resident = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown(wait=kind is None, cancel_pending=True)
+
+    def _signal(self, event: JobEvent) -> Signal:
+        return self._signals[event]
+
+    # ── responses to the queue ────────────────────────────────────────────────────────────────────
+
+    def _putter(self, queue: Queue[Response], drained: list[Response]) -> Callable[[Response], None]:
+        if isinstance(queue, NullQueue):
+            return queue.put
+
+        def put(response: Response) -> None:
+            try:
+                queue.put(response, block=False)
+            except QueueFullError:  # nobody may be there to make room, and map returns them all anyway
+                drained.extend(queue.get_all())
+                queue.put(response, block=False)
+
+        return put
+
+    def _drain_into(self, responses: list[Response]) -> None:
+        if self._queue is not None:
+            responses.extend(self._queue.get_all())
+
+    # ── runs and their crews ──────────────────────────────────────────────────────────────────────
+
+    def _stream(
+        self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any], *, ordered: bool
+    ) -> Stream:
+        worker = as_worker(worker)
+        try:
+            iterator = iter(inputs)
+        except TypeError:
+            raise TypeError(f"inputs must be an iterable, not {type(inputs).__qualname__}") from None
+        if self._closed:
+            raise PoolError("this Process was shut down; make another")
+        with self._lock:
+            crew, self._idle_crew = self._idle_crew, None
+        if crew is None:
+            crew = Crew(self._size, self._name, resident=self._resident)
+        interrupts = Interrupts(crew.bell.ring)
+        run = Run(
+            worker,
+            iterator,
+            crew,
+            ordered=ordered,
+            window=self._window,
+            interrupts=interrupts,
+            listened=self._listened,
+            fire=self._fire,
+        )
+        bar = self._progress_bar(inputs, worker) if self._progress else None
+
+        def give_back(crew: Crew, finished: bool) -> bool:
+            if bar is not None:
+                bar.close()
+            return finished and self._keep(crew)
+
+        stream = Stream(run, crew, interrupts, give_back)
+        self._streams.add(stream)
+        _open.add(self)
+        return stream
+
+    def _keep(self, crew: Crew) -> bool:
+        """Keep `crew` for the next run, if there will be one and no other crew waits for it already."""
+        with self._lock:
+            if not self._resident or self._idle_crew is not None:
+                return False
+            self._idle_crew = crew
+            return True
+
+    def _progress_bar(self, inputs: Iterable[Any], worker: Worker) -> ProgressBar:
+        length = operator.length_hint(inputs, -1)
+        return ProgressBar(self, None if length < 0 else length, self._name or worker.name)
+
+    def _listened(self) -> int:
+        return sum(event.bit for event, signal in self._signals.items() if signal.receivers)
+
+    def _fire(self, event: JobEvent, payload: dict[str, Any]) -> None:
+        send(self._signals[event], self, payload)
+
+
+_open: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
+@atexit.register
+def _shut_down_open() -> None:
+    """End, in some order, what a program left open; without this its children are killed with it."""
+    for process in list(_open):
+        process.shutdown(wait=False, cancel_pending=True)
+
+
+def _positive(value: object, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what} must be an int, not {value!r:.100}")
+    if value < 1:
+        raise ValueError(f"{what} must be at least 1, not {value}")
+    return value

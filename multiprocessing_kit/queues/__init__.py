@@ -1,0 +1,7 @@
+"""Queues between processes, all with the interface of `queue.Queue`."""
+
+from multiprocessing_kit.queues.base import Queue
+from multiprocessing_kit.queues.null import NullQueue
+from multiprocessing_kit.queues.shared_mem import SharedMemQueue
+
+__all__ = ["NullQueue", "Queue", "SharedMemQueue"]

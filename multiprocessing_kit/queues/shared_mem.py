@@ -1,0 +1,220 @@
+"""A queue in shared memory that outlives any of its users' deaths.
+
+    one System V segment
+    ┌───────┬───────┬─────────┬─────────┬───────┬──────────────────────────────┐
+    │ stamp │ which │ state 0 │ state 1 │ flags │ ring of pickled records      │
+    └───────┴───────┴─────────┴─────────┴───────┴──────────────────────────────┘
+    three semaphores: the mutex, and two for the bell
+
+    put                                          get
+    pickle the item                              ┌ mutex ─────────────────────────────┐
+    ┌ mutex ─────────────────────────────┐       │ copy the first record out          │
+    │ write the record behind the others │       │ ring, if a putter sleeps           │
+    │ ring, if a getter sleeps           │       │ commit the state without it        │
+    │ commit the state that counts it    │       └────────────────────────────────────┘
+    └────────────────────────────────────┘       unpickle
+
+    nothing there, or too little room:
+    ┌ mutex ─────────────────────────────┐
+    │ flag "a getter (putter) sleeps"    │
+    │ note the bell                      │
+    └────────────────────────────────────┘
+    wait for the bell, then look again
+
+Why no death does harm:
+
+* The mutex is a semaphore with undo: the kernel releases it when its holder dies.
+* The holder's changes count from one 8-byte store on (`ring.py`): the record is in or it is not.
+* The bell has no token that a killed sleeper could take along (`bell.py`).
+* The bell rings before the commit. Killed in between, the others have woken for nothing; the other
+  way round a getter could sleep on beside an item.
+* A flag goes up before its owner sleeps and comes down after the bell has rung. One left up by a
+  killed sleeper costs one needless ring; none is ever down while somebody sleeps.
+* Every putter that finds too little room is woken whenever room grows, and looks for itself: a
+  large record that waits does not hold up a small one that would fit.
+* Pickle runs the user's code, so it never runs under the mutex.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Iterable
+from typing import NoReturn, TypeVar
+
+from multiprocessing_kit.errors import QueueClosedError, QueueEmptyError, QueueError, QueueFullError
+from multiprocessing_kit.queues.base import Queue, check_max_items, deadline_of
+from multiprocessing_kit.queues.records import RecordQueue
+
+__all__ = ["SharedMemQueue"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("multiprocessing_kit.queues")
+
+_PAGE = 4096
+_BATCH = 256  # items per turn at the mutex
+_LINGER = 0.01  # seconds that put_many may sit on an item to collect more
+
+
+class SharedMemQueue(Queue[T]):
+    """First in, first out, for any number of processes and threads that put and get.
+
+    Children inherit it by fork. Killing any of them, at any moment, neither blocks the others nor
+    leaves half an item; an item is lost only with a process that had already taken it out. The
+    creator removes it at its exit, if `destroy()` was not called before.
+
+    Args:
+        maxsize: Most items it holds; 0 or less: as many as fit.
+        size: Bytes for the pickled items together, each with 8 bytes more; rounded up to 4 KiB.
+            Memory is only used where items have been, so a large number costs nothing by itself.
+
+    Raises:
+        IpcError: The system refused the memory or a semaphore; names the limit that was hit.
+        ValueError: `size` is less than 1.
+    """
+
+    def __init__(self, maxsize: int = 0, *, size: int = 64 << 20) -> None:
+        super().__init__(maxsize)
+        if size < 1:
+            raise ValueError(f"'size' must be at least 1 byte, not {size}")
+        # Given up by destroy(): the memory is detached when the last thread has left it.
+        self._records: RecordQueue | None = RecordQueue(self.maxsize, -(-size // _PAGE) * _PAGE)
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """As `Queue.put`; QueueError also if the item cannot be pickled. It is in whole, or not at all."""
+        deadline = deadline_of(block, timeout)
+        self._store([self._dumps(item)], block, deadline)
+
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
+        """As `Queue.put_many`, with one turn at the mutex for many items.
+
+        If an item cannot be had or pickled, those before it are put, and its error is raised.
+        """
+        deadline = deadline_of(block, timeout)
+        batch: list[bytes] = []
+        due = time.monotonic() + _LINGER
+        try:
+            for item in items:
+                batch.append(self._dumps(item))
+                if len(batch) >= _BATCH or time.monotonic() >= due:
+                    self._store(batch, block, deadline)
+                    due = time.monotonic() + _LINGER
+        except Exception:
+            self._store(batch, block, deadline)
+            raise
+        self._store(batch, block, deadline)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """As `Queue.get`; QueueError if the item cannot be unpickled: then it is lost."""
+        deadline = deadline_of(block, timeout)
+        return self._loads(self._take(1, block, deadline)[0])
+
+    def get_many(
+        self, max_items: int | None = None, block: bool = True, timeout: float | None = None
+    ) -> list[T]:
+        """As `Queue.get_many`. Items that cannot be unpickled are logged and left out.
+
+        Raises:
+            QueueError: None of them could be unpickled.
+        """
+        check_max_items(max_items)
+        deadline = deadline_of(block, timeout)
+        # Without a bound, producers that keep up could hold us here for ever.
+        limit = max_items or max(1, self.qsize())
+        records = self._take(min(limit, _BATCH), block, deadline)
+        while len(records) < limit:
+            more = self._shared().take(min(limit - len(records), _BATCH), False, None)
+            if not more:
+                break
+            records += more
+        return self._loads_all(records)
+
+    def get_all(self) -> list[T]:
+        """As `Queue.get_all`. Items that cannot be unpickled are logged and left out."""
+        return self.get_many(block=False) if self.qsize() else []
+
+    def qsize(self) -> int:
+        """How many items there are. Another process may change that at once."""
+        return self._shared().count()
+
+    def clear(self) -> None:
+        """Drop every item."""
+        self._shared().clear()
+
+    def close(self) -> None:
+        """Take no more items from anybody.
+
+        Those that are there can still be had; after them `get` raises QueueClosedError, and so
+        does every `put`, also those that wait.
+        """
+        self._shared().close()
+
+    def destroy(self) -> None:
+        """Remove the queue from the system; for every process, all calls raise QueueClosedError."""
+        records, self._records = self._records, None
+        if records is not None:
+            records.destroy()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a SharedMemQueue cannot be pickled: children inherit it by fork")
+
+    def __repr__(self) -> str:
+        name = "destroyed" if self._records is None else f"{self._records.key:#x}"
+        return f"<SharedMemQueue {name} maxsize={self.maxsize}>"
+
+    def _shared(self) -> RecordQueue:
+        if self._records is None:
+            raise QueueClosedError(f"{self!r} was destroyed")
+        return self._records
+
+    def _store(self, records: list[bytes], block: bool, deadline: float | None) -> None:
+        """Put these records; the list is empty afterwards, whatever happens."""
+        batch = records.copy()
+        records.clear()
+        if batch and not self._shared().put(batch, block, deadline):
+            raise QueueFullError(f"no room in {self!r} for {len(batch)} more items")
+
+    def _take(self, limit: int, block: bool, deadline: float | None) -> list[bytes]:
+        records = self._shared().take(limit, block, deadline)
+        if records is None:
+            raise QueueClosedError(f"{self!r} was closed and is drained")
+        if not records:
+            raise QueueEmptyError(f"nothing in {self!r}")
+        return records
+
+    def _dumps(self, item: T) -> bytes:
+        try:
+            record = pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise QueueError(f"{self!r}: an item of type {type(item).__name__} cannot be pickled") from error
+        most = self._shared().max_payload
+        if len(record) > most:
+            raise QueueError(
+                f"{self!r}: an item of type {type(item).__name__} takes {len(record)} bytes, and the whole "
+                f"queue has {most}; create it with a larger size="
+            )
+        return record
+
+    def _loads(self, record: bytes) -> T:
+        try:
+            item: T = pickle.loads(record)
+        except Exception as error:
+            raise QueueError(
+                f"{self!r}: an item of {len(record)} bytes was taken out, but cannot be unpickled"
+            ) from error
+        return item
+
+    def _loads_all(self, records: list[bytes]) -> list[T]:
+        items = []
+        failure: QueueError | None = None
+        for record in records:
+            try:
+                items.append(self._loads(record))
+            except QueueError as error:
+                failure = error
+                log.exception("one item less")
+        if failure is not None and not items:
+            raise failure
+        return items

@@ -1,0 +1,1 @@
+"""How `Process` brings jobs to children and answers back."""

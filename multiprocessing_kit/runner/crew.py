@@ -1,0 +1,230 @@
+"""Child book-keeping: which children there are, with which worker, and how they go.
+
+Children are forked one by one, when there is a job that no idle child can take. They inherit the
+worker. Those of a resident crew live on for the next run: if its worker differs (by its pickle), they get
+that pickle, and if it has none, they are replaced by new forks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from dataclasses import dataclass, field
+
+from multiprocessing_kit.errors import PoolError, SerializationError, describe_exit
+from multiprocessing_kit.ipc.codec import encode
+from multiprocessing_kit.ipc.doorbell import Doorbell
+from multiprocessing_kit.runner import messages
+from multiprocessing_kit.runner.child import LOST_DESCRIPTORS, JobChild
+from multiprocessing_kit.runner.lane import CallerEnd, ChildEnd, Lane
+from multiprocessing_kit.runner.ledger import Job
+from multiprocessing_kit.runner.messages import HEADER
+from multiprocessing_kit.supervise.child import ForkedChild
+from multiprocessing_kit.supervise.fork import flush_stdio, fork_child
+from multiprocessing_kit.supervise.interrupts import Interrupts
+from multiprocessing_kit.supervise.stop import StopSteps, stop_children
+from multiprocessing_kit.worker import Worker
+
+__all__ = ["ABANDONED", "IN_ORDER", "Crew", "Member"]
+
+_log = logging.getLogger("multiprocessing_kit.runner")
+
+IN_ORDER = StopSteps(asked=30.0, terminated=2.0)
+"""After a run: every job is answered, only `teardown()` is left."""
+
+ABANDONED = StopSteps(asked=1.0, terminated=0.5)
+"""After Ctrl-C, an error or a dropped iterator: running jobs may finish if they are quick."""
+
+
+@dataclass(eq=False)
+class Member:
+    """One child and our end of its lane.
+
+    Attributes:
+        pin: Its index, 0 to processes - 1, kept by the child that replaces it.
+        jobs: The unanswered jobs that it has, by index.
+    """
+
+    pin: int
+    child: ForkedChild
+    lane: CallerEnd
+    jobs: dict[int, Job] = field(default_factory=dict)
+
+
+class Crew:
+    """The children of one `Process`.
+
+    Args:
+        size: At most how many.
+        name: For their titles; "" takes the worker's name.
+        resident: Whether they will serve more than one run.
+    """
+
+    def __init__(self, size: int, name: str, *, resident: bool) -> None:
+        self.size = size
+        self.members: list[Member] = []
+        self.bell = Doorbell()
+        self._name = name
+        self._resident = resident
+        self._owner = os.getpid()
+        self._poll = select.poll()
+        self._poll.register(self.bell, select.POLLIN)
+        self._by_fd: dict[int, Member] = {}
+        self._worker: Worker | None = None
+        self._pickled: bytes | None = None
+        self._run_id = ""
+        self._events = 0
+        self._barren = 0
+
+    # ── runs ──────────────────────────────────────────────────────────────────────────────────────
+
+    def begin_run(self, worker: Worker, run_id: str, interrupts: Interrupts) -> None:
+        """Make ready for the jobs of `worker`."""
+        pickled = _pickle_of(worker) if self._resident else None
+        if self.members:
+            if pickled is None:
+                self.stop(IN_ORDER, interrupts)
+            news = None if pickled == self._pickled else pickled
+            record = HEADER.pack(messages.RUN, 0, 0, 0.0) + encode((run_id, news), "the worker")
+            for member in self.members:
+                member.lane.send(record)
+                member.lane.wake()
+        self._worker, self._pickled, self._run_id = worker, pickled, run_id
+
+    def set_events(self, mask: int) -> None:
+        """Which events the children are to send home."""
+        if mask != self._events:
+            self._events = mask
+            for member in self.members:
+                member.lane.set_events(mask)
+
+    # ── members ───────────────────────────────────────────────────────────────────────────────────
+
+    def hire(self) -> Member:
+        """Fork one more child.
+
+        Raises:
+            PoolError: The system would not fork.
+            IpcError: There is no shared memory for its lane.
+        """
+        assert self._worker is not None
+        worker, run_id = self._worker, self._run_id
+        pin = min(set(range(self.size)) - {member.pin for member in self.members})
+        lane = Lane(self.bell)
+        siblings = list(self.members)
+
+        def run(liveness: int) -> int:
+            for sibling in siblings:
+                sibling.lane.close()
+            return JobChild(ChildEnd(lane, liveness, flush_stdio), worker, run_id).main()
+
+        label = self._name or worker.name or type(worker).__name__
+        caller_end = CallerEnd(lane)
+        caller_end.set_events(self._events)
+        try:
+            child = fork_child(run, title=f"mpkit: worker {label} #{pin}")
+        except OSError as error:
+            caller_end.close()
+            raise PoolError(
+                f"cannot fork child #{pin} of {self.size}: {error}; use fewer processes, or raise the limit "
+                "(ulimit -u for processes, ulimit -n for descriptors)"
+            ) from error
+        member = Member(pin, child, caller_end)
+        self.members.append(member)
+        self._by_fd[child.fileno()] = member
+        self._poll.register(child, select.POLLIN)
+        return member
+
+    def wait(self, timeout: float | None) -> list[Member]:
+        """Sleep until a child rings, one ends, or `timeout` seconds have passed; the ended ones."""
+        timeouts = [m.child.recheck for m in self.members if m.child.recheck is not None]
+        if timeout is not None:
+            timeouts.append(timeout)
+        ready = self._poll.poll(min(timeouts) * 1000 if timeouts else None)
+        self.bell.clear()
+        suspects = [self._by_fd[fd] for fd, _ in ready if fd in self._by_fd]
+        if not suspects and timeouts:
+            suspects = [m for m in self.members if m.child.recheck is not None]
+        return [member for member in suspects if member.child.poll()]
+
+    def fruitful(self) -> None:
+        """A child answered a job: the children as such are sound."""
+        self._barren = 0
+
+    def remove(self, member: Member) -> None:
+        """Forget an ended child.
+
+        Raises:
+            PoolError: Several in a row have died before they got to a job.
+        """
+        self.members.remove(member)
+        self._let_go(member)
+        status = describe_exit(member.child.exitcode)
+        if member.child.exitcode == LOST_DESCRIPTORS:
+            status = "was ended because a job had closed its descriptors"
+        _log.info("child %d (#%d) %s", member.child.pid, member.pin, status)
+        self._barren += 1
+        if self._barren > max(3, 2 * self.size):
+            raise PoolError(
+                f"{self._barren} children in a row ended without answering a job; the last, "
+                f"{member.child.pid}, {status}: look at setup(), and for what they wrote to stderr"
+            )
+
+    def stop(self, steps: StopSteps, interrupts: Interrupts) -> None:
+        """End all children; a further signal cuts the patience of `steps` short."""
+        if os.getpid() != self._owner:
+            return
+        members, self.members = self.members, []
+
+        def ask() -> None:
+            for member in members:
+                member.lane.ask_to_stop()
+
+        try:
+            stop_children([m.child for m in members], steps, ask=ask, hurry=_Hurry(self.bell, interrupts))
+        finally:
+            for member in members:
+                self._let_go(member)
+                if member.child.exitcode:
+                    _log.warning(
+                        "child %d (#%d) %s at the end of its work",
+                        member.child.pid,
+                        member.pin,
+                        describe_exit(member.child.exitcode),
+                    )
+
+    def close(self) -> None:
+        """Give up the doorbell; the children are stopped."""
+        if os.getpid() == self._owner:
+            self.bell.close()
+
+    def _let_go(self, member: Member) -> None:
+        self._poll.unregister(member.child)
+        del self._by_fd[member.child.fileno()]
+        member.lane.close()
+        member.child.close()
+
+
+class _Hurry:
+    """Impatience by signal: the handler rings the crew's bell."""
+
+    def __init__(self, bell: Doorbell, interrupts: Interrupts) -> None:
+        self._bell = bell
+        self._interrupts = interrupts
+        self._patient_until = interrupts.count
+
+    def fileno(self) -> int:
+        return self._bell.fileno()
+
+    def wanted(self) -> bool:
+        self._bell.clear()
+        return self._interrupts.count > self._patient_until
+
+
+def _pickle_of(worker: Worker) -> bytes | None:
+    try:
+        return encode(worker, "the worker")
+    except SerializationError as error:
+        _log.info("children cannot be kept for another worker: %s", error)
+        return None

@@ -1,0 +1,308 @@
+"""Coordination: one run of inputs through a crew, in one loop without threads and without polling.
+
+    ┌─ caller ───────────────────────────────────────────────────────┐      ┌─ child k ────────────────┐
+    │ source ─▶ ledger ──lease──▶ lane k ════ down ring ═════════════╪═════▶│ process()                │
+    │             ▲                                                  │      │   │                      │
+    │ responses ◀─┴── ordered? ◀─ lane k ════ up ring ═══════════════╪══════│ ◀─┘ answers, events      │
+    └────────────────────────────────────────────────────────────────┘      └──────────────────────────┘
+
+The loop collects what is in the up rings, feeds children that have room, and sleeps in one `poll`
+when there is nothing to do: on the doorbell (an answer, room, a signal), on the children's pidfds (one
+ended) and until the next delayed retry is due.
+
+When a child ends, the answers that it published are kept; the job that its lane names as running is
+answered with `WorkerLostError`; its other jobs go back to the front of the queue.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal
+
+from multiprocessing_kit.errors import JobCanceledError, PoolError, SerializationError, WorkerLostError
+from multiprocessing_kit.events import JobEvent
+from multiprocessing_kit.ipc.codec import decode, encode, unpack_exception
+from multiprocessing_kit.response import JobResponse, Response
+from multiprocessing_kit.runner import messages
+from multiprocessing_kit.runner.answers import open_answer
+from multiprocessing_kit.runner.crew import Crew, Member
+from multiprocessing_kit.runner.leases import Leases
+from multiprocessing_kit.runner.ledger import Job, Ledger
+from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
+from multiprocessing_kit.runner.source import Source
+from multiprocessing_kit.supervise.interrupts import Interrupts
+from multiprocessing_kit.worker import Worker
+
+__all__ = ["Fire", "Run"]
+
+Fire = Callable[[JobEvent, dict[str, Any]], None]
+
+_LOOK_AT_CHILDREN = 0.05
+"""Seconds after which a loop that is too busy to sleep looks whether a child has ended."""
+
+_NO_PLACE: Final = False
+
+_SENT_BY_CHILDREN = JobEvent.JOB_START.bit | JobEvent.JOB_RUNNING.bit | JobEvent.JOB_RETRY.bit
+"""The events that only a child knows of; the final ones follow from the answer."""
+
+
+class Run:
+    """One `map` or `imap`.
+
+    Args:
+        worker: What to run.
+        inputs: On what.
+        crew: By whom.
+        ordered: Whether `ready` keeps to the order of the inputs.
+        window: At most how many inputs are taken and not yet popped from `ready`.
+        interrupts: Ctrl-C and SIGTERM.
+        listened: Tells which events the caller listens to, as a mask of `JobEvent.bit`.
+        fire: Calls the caller's listeners.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        inputs: Iterable[Any],
+        crew: Crew,
+        *,
+        ordered: bool,
+        window: int,
+        interrupts: Interrupts,
+        listened: Callable[[], int],
+        fire: Fire,
+    ) -> None:
+        self.id = secrets.token_hex(4)
+        self._worker = worker
+        self._crew = crew
+        self._window = window
+        self._interrupts = interrupts
+        self._listened = listened
+        self._events = 0
+        self._fire = fire
+        self._source = Source(inputs, interrupts)
+        self._ledger = Ledger(window)
+        self._leases = Leases()
+        self._ready: deque[Response] = deque()
+        self._early: dict[int, Response] | None = {} if ordered else None
+        self._popped = 0
+        self._looked = time.monotonic()
+        self._begun = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether `pop` has a response; `wait_ready` gets one."""
+        return bool(self._ready)
+
+    def pop(self) -> Response:
+        """The next response."""
+        self._popped += 1
+        return self._ready.popleft()
+
+    def wait_ready(self) -> bool:
+        """Work until a response is ready; False if all have been popped.
+
+        Raises:
+            BaseException: What taking an input raised, after the last response before it.
+            PoolError: The children as a whole cannot go on.
+            KeyboardInterrupt, SystemExit: A signal came.
+        """
+        if not self._begun:
+            self._begun = True
+            self._crew.begin_run(self._worker, self.id, self._interrupts)
+        self._advance()
+        while not self._ready:
+            if self._source.exhausted and not self._ledger.unanswered:
+                if self._source.error is not None:
+                    raise self._source.error
+                return False
+            self._sleep()
+            self._advance()
+        return True
+
+    # ── the loop ──────────────────────────────────────────────────────────────────────────────────
+
+    def _advance(self) -> None:
+        """Do all that can be done without waiting."""
+        self._interrupts.check()
+        crew = self._crew
+        self._events = self._listened()
+        crew.set_events(self._events & _SENT_BY_CHILDREN)
+        for member in crew.members:
+            self._collect(member)
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AT_CHILDREN:
+            self._looked = now
+            self._bury(crew.wait(0))
+        self._feed()
+
+    def _sleep(self) -> None:
+        """Wait until there is something to do; see `lane` for why nothing is missed."""
+        crew = self._crew
+        ended: list[Member] = []
+        asleep = []
+        try:
+            for member in crew.members:
+                asleep.append(member)
+                if not member.lane.prepare_wait():
+                    return
+            due = self._ledger.next_due()
+            ended = crew.wait(None if due is None else max(0.0, due - time.monotonic()))
+        finally:
+            for member in asleep:
+                member.lane.end_wait()
+        self._bury(ended)
+
+    def _bury(self, ended: list[Member]) -> None:
+        for member in ended:
+            self._collect(member)
+            child = member.child
+            running = member.lane.current
+            if running in member.jobs:
+                lost = self._ledger.answer(member, running)
+                error = WorkerLostError.of_child(self._job_id(lost), child.pid, child.exitcode)
+                self._answer(lost, self._failure(lost, error, child.pid), child.pid)
+                self._crew.fruitful()
+            self._ledger.give_back(member)
+            self._crew.remove(member)
+
+    # ── jobs out ──────────────────────────────────────────────────────────────────────────────────
+
+    def _feed(self) -> None:
+        """Give jobs to children as long as there are both."""
+        crew = self._crew
+        for member in crew.members:
+            member.lane.flush()
+        while (place := self._place()) is not _NO_PLACE and (job := self._next_job()) is not None:
+            try:
+                record = self._record(job)
+            except SerializationError as error:
+                self._ledger.drop()
+                self._answer(job, self._failure(job, self._named(error, job), 0))
+                continue
+            holder = place or crew.hire()
+            self._ledger.lease(job, holder)
+            holder.lane.send(record)
+        for member in crew.members:
+            member.lane.wake()
+
+    def _place(self) -> Member | Literal[False] | None:
+        """The child for the next job: an idle one, else None for one to be hired, else the least busy.
+
+        `_NO_PLACE` if all have what they may hold.
+        """
+        least, best = self._leases.depth, None
+        for member in self._crew.members:
+            held = len(member.jobs)
+            if held < least and not member.lane.clogged:
+                least, best = held, member
+        if (best is None or least) and len(self._crew.members) < self._crew.size:
+            return None
+        return best or _NO_PLACE
+
+    def _next_job(self) -> Job | None:
+        may_take = not self._source.exhausted and self._ledger.taken - self._popped < self._window
+        job = self._ledger.next_known(inputs_left=may_take)
+        if job is None and may_take:
+            for argument in self._source.take():
+                return self._ledger.add(argument)
+            return self._ledger.next_known(inputs_left=False)
+        return job
+
+    def _record(self, job: Job) -> bytes:
+        interrupts = self._interrupts
+        interrupts.in_user_code = True  # pickling is
+        try:
+            argument = encode(job.argument, "the argument")
+        finally:
+            interrupts.in_user_code = False
+        if job.history is None:
+            return HEADER.pack(messages.JOB, job.attempt, job.index, 0.0) + argument
+        header = HEADER.pack(messages.AGAIN, job.attempt, job.index, 0.0)
+        return b"".join((header, AGAIN_LENGTH.pack(len(job.history)), job.history, argument))
+
+    # ── answers in ────────────────────────────────────────────────────────────────────────────────
+
+    def _collect(self, member: Member) -> None:
+        while (record := member.lane.receive()) is not None:
+            kind, attempt, index, seconds = HEADER.unpack_from(record)
+            if kind == messages.DONE or kind == messages.RESPONSE:
+                job = self._ledger.answer(member, index)
+                self._crew.fruitful()
+                self._leases.note(seconds)
+                job.attempt = attempt
+                pid = member.child.pid
+                response = open_answer(record, self._job_id(job), pid)
+                self._answer(job, response, pid)
+            elif kind == messages.REQUEUE:
+                self._crew.fruitful()
+                self._ledger.requeue(member, index, seconds, attempt, record[HEADER.size :])
+            elif kind == messages.EVENT:
+                self._relayed(member.jobs[index], attempt, record, member.child.pid)
+            elif kind == messages.NO_SETUP:
+                cause = unpack_exception(decode(record[HEADER.size :], "the exception of setup()"))
+                raise PoolError(
+                    f"setup() of worker {self._worker.name or self._worker!r} failed: {cause!r}"
+                ) from cause
+            # RENEW: the child ends now; the one that takes its place inherits the worker
+
+    def _relayed(self, job: Job, attempt: int, record: bytes, pid: int) -> None:
+        event, fields = decode(memoryview(record)[HEADER.size :], "an event", self._job_id(job))
+        job.attempt = attempt
+        self._tell(event, job, pid, fields)
+
+    def _answer(self, job: Job, response: Response, pid: int = 0) -> None:
+        if self._events:
+            self._tell(_final_event(response), job, pid, {"response": response})
+        if self._early is None:
+            self._ready.append(response)
+            return
+        early = self._early
+        early[job.index] = response
+        wanted = self._popped + len(self._ready)
+        while wanted in early:
+            self._ready.append(early.pop(wanted))
+            wanted += 1
+
+    def _tell(self, event: JobEvent, job: Job, pid: int, fields: dict[str, Any]) -> None:
+        if not self._events & event.bit:
+            return
+        response = fields.get("response")
+        payload = {
+            "event": event,
+            "job_id": self._job_id(job),
+            "argument": job.argument,
+            "attempt": job.attempt,
+            "response": response,
+            "exception": None if response is None else response.exception,
+            "delay": fields.get("delay"),
+            "info": fields.get("info") or {},
+            "pid": pid,
+        }
+        self._interrupts.in_user_code = True
+        try:
+            self._fire(event, payload)
+        finally:
+            self._interrupts.in_user_code = False
+
+    def _failure(self, job: Job, error: BaseException, pid: int) -> JobResponse:
+        attempts = job.attempt if pid else 0
+        return JobResponse(None, 0, error, self._job_id(job), attempts, 0.0, pid, job.index)
+
+    def _named(self, error: SerializationError, job: Job) -> SerializationError:
+        named = SerializationError(f"job {self._job_id(job)}: {error}", job_id=self._job_id(job))
+        named.__cause__ = error.__cause__
+        return named
+
+    def _job_id(self, job: Job) -> str:
+        return f"{self.id}-{job.index}"
+
+
+def _final_event(response: Response) -> JobEvent:
+    if response.ok:
+        return JobEvent.JOB_SUCCESS
+    canceled = isinstance(response.exception, JobCanceledError)
+    return JobEvent.JOB_CANCELED if canceled else JobEvent.JOB_FAILED

@@ -1,0 +1,51 @@
+"""The inputs of a run, taken one by one and only when a child can use them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from multiprocessing_kit.errors import PoolError
+from multiprocessing_kit.supervise.interrupts import Interrupts
+
+__all__ = ["Source"]
+
+
+class Source:
+    """Any iterable: without a length, endless, or one that raises half-way.
+
+    Attributes:
+        exhausted: No input is left, or taking one failed.
+        error: The exception with which taking one failed.
+    """
+
+    def __init__(self, inputs: Iterable[Any], interrupts: Interrupts) -> None:
+        self._iterator = iter(inputs)
+        self._interrupts = interrupts
+        self._pid = os.getpid()
+        self.exhausted = False
+        self.error: BaseException | None = None
+
+    def take(self) -> list[Any]:
+        """The next input as a list of one; empty when there is none."""
+        interrupts = self._interrupts
+        interrupts_before = interrupts.count
+        interrupts.in_user_code = True
+        try:
+            return [next(self._iterator)]
+        except StopIteration:
+            self.exhausted = True
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or interrupts.count > interrupts_before:
+                raise  # a signal that struck here, not a fault of the inputs
+            self.exhausted = True
+            self.error = error
+        finally:
+            interrupts.in_user_code = False
+            if os.getpid() != self._pid:
+                raise PoolError(
+                    "the inputs forked and the copy came back into the runner; a generator of inputs "
+                    "must end its own children (os._exit)"
+                )
+        return []

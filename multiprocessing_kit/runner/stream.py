@@ -1,0 +1,70 @@
+"""The life of one run: its crew is borrowed at the start and given back, or stopped, at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from multiprocessing_kit.response import Response
+from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
+from multiprocessing_kit.runner.run import Run
+from multiprocessing_kit.supervise.interrupts import Interrupts
+
+__all__ = ["Stream"]
+
+
+class Stream(Iterator[Response]):
+    """The responses of a run, as an iterator.
+
+    Args:
+        run: Not begun yet.
+        crew: Its children.
+        interrupts: Ctrl-C and SIGTERM, held back while the run works.
+        give_back: Called at the end with the crew and whether the run came to its end; keeps the crew
+            for another run, or returns False: then it is stopped.
+    """
+
+    def __init__(
+        self, run: Run, crew: Crew, interrupts: Interrupts, give_back: Callable[[Crew, bool], bool]
+    ) -> None:
+        self._run = run
+        self._crew: Crew | None = crew
+        self._interrupts = interrupts
+        self._give_back = give_back
+        self._owner = os.getpid()
+
+    def __next__(self) -> Response:
+        run = self._run
+        if run.ready and self._crew is not None:
+            return run.pop()
+        # The `with` stays open over the end: no signal may come between an error and the stop.
+        with self._interrupts:
+            if self._crew is None:
+                raise StopIteration
+            try:
+                more = run.wait_ready()
+            except BaseException:
+                self._end(finished=False)
+                raise
+            if not more:
+                self._end(finished=True)
+                raise StopIteration
+        return run.pop()
+
+    def close(self) -> None:
+        """Stop here: jobs not answered yet are dropped, the children are stopped within 2 seconds."""
+        with self._interrupts:
+            self._end(finished=False)
+
+    def __del__(self) -> None:
+        if self._crew is not None and os.getpid() == self._owner:
+            self.close()
+
+    def _end(self, *, finished: bool) -> None:
+        crew, self._crew = self._crew, None
+        if crew is None or os.getpid() != self._owner or self._give_back(crew, finished):
+            return
+        try:
+            crew.stop(IN_ORDER if finished else ABANDONED, self._interrupts)
+        finally:
+            crew.close()

@@ -1,0 +1,1 @@
+"""Forked children: start, watch, stop. Knows nothing of jobs."""

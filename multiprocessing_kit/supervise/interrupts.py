@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM of the caller, held back until its loop can act on them.
+
+Python raises `KeyboardInterrupt` between any two bytecodes: between a fork and the note of its pid,
+inside a logging call, in a weakref callback where it is printed and lost. So while the loop runs, a
+handler only notes the signal and rings a bell; the loop asks `check()` at a safe point. While the user's
+own code runs (an input generator that blocks, a listener), the exception is raised at once, as they
+would expect. A program's own handlers are left alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+__all__ = ["Interrupts"]
+
+
+class Interrupts:
+    """Re-entrant context manager around the loop; does nothing outside the main thread, where no handler can be set.
+
+    SIGINT ends in `KeyboardInterrupt`; SIGTERM, where nobody handles it, in `SystemExit(143)`, so that
+    `finally` blocks and exit work run. They are raised after `__exit__` has put the handlers back, or by `check`.
+
+    Args:
+        wake: Called by the handler; must make the loop's wait return.
+
+    Attributes:
+        in_user_code: Set while user code runs; a signal then raises where it strikes.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._seen: list[int] = []
+        self._raised = 0
+        self.in_user_code = False
+        self._previous: dict[int, object] = {}
+        self._depth = 0
+
+    @property
+    def count(self) -> int:
+        """How many have come, raised or not."""
+        return len(self._seen)
+
+    def __enter__(self) -> Interrupts:
+        self._depth += 1
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
+            for signum, default in (
+                (signal.SIGINT, signal.default_int_handler),
+                (signal.SIGTERM, signal.SIG_DFL),
+            ):
+                if signal.getsignal(signum) is default:
+                    self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        for signum in list(self._previous):
+            signal.signal(signum, self._previous.pop(signum))  # type: ignore[arg-type]
+        self.check()
+
+    def check(self) -> None:
+        """Raise for a signal that was noted and not raised yet."""
+        if len(self._seen) > self._raised:
+            self._raise(self._seen[-1])
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        self._seen.append(signum)
+        if self.in_user_code:
+            self.in_user_code = False
+            self._raise(signum)
+        self._wake()
+
+    def _raise(self, signum: int) -> None:
+        self._raised = len(self._seen)
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + signum)
