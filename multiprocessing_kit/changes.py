@@ -5,11 +5,12 @@
 
 A change is a new value under a name, or a change inside an object (`worker.urls.pop(0)`): the latter is
 found by pickling each attribute before and after. Objects whose pickle is larger than `LARGEST`, or
-that do not pickle, are only compared by identity: assign a new object to change those.
+that do not pickle and unpickle, are only compared by identity: assign a new object to change those.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import typing
 from collections.abc import Callable
@@ -56,13 +57,14 @@ class Changes:
         before = _snapshot(worker)
         listeners()
         attributes = worker.__dict__
-        for name in before.keys() | (attributes.keys() - worker.PER_JOB):
+        for name in (before.keys() | (attributes.keys() - worker.PER_JOB)) - self._originals.keys():
             value, data = before.get(name, (_ABSENT, None))
-            now = attributes.get(name, _ABSENT)
-            if now is not value:
-                self._originals.setdefault(name, value if data is None else pickle.loads(data))
-            elif data is not None and _small_pickle(now) != data:
-                self._originals.setdefault(name, pickle.loads(data))
+            if data is not None and _small_pickle(value) != data:
+                with contextlib.suppress(SerializationError):  # it pickles, and never comes back
+                    self._originals[name] = decode(data, f"worker.{name}")
+                    continue
+            if attributes.get(name, _ABSENT) is not value:
+                self._originals[name] = value
 
     def pack(self, worker: Worker) -> dict[str, bytes | None]:
         """The changes as bytes by name (None: deleted), for another child.

@@ -144,10 +144,11 @@ def _declared_names(listener: Callable[..., object], positional: int) -> tuple[s
     except ValueError:  # a builtin that does not tell: it gets the source and the arguments
         return ()
     named = []
+    takes_all = False
     for parameter in parameters:
         if parameter.kind is parameter.VAR_KEYWORD:
-            return None
-        if parameter.kind is parameter.VAR_POSITIONAL:
+            takes_all = True
+        elif parameter.kind is parameter.VAR_POSITIONAL:
             positional = 0
         elif positional and parameter.kind is not parameter.KEYWORD_ONLY:
             positional -= 1
@@ -163,11 +164,11 @@ def _declared_names(listener: Callable[..., object], positional: int) -> tuple[s
             f"listener {_name(listener)} must take the worker or process first, and then the "
             f"arguments given to on(): {positional} parameter(s) are missing"
         )
-    return tuple(named)
+    return None if takes_all else tuple(named)
 
 
 def send(signal: Signal, source: object, payload: dict[str, Any]) -> None:
-    """Call the receivers of `signal` for `source`, each isolated from the others (blinker's `send` is not)."""
+    """Call the receivers of `signal` for `source`, each isolated from the others, unlike blinker's `send`."""
     if signal.is_muted:
         return
     for receiver in list(signal.receivers_for(source)):

@@ -231,17 +231,16 @@ class JobRun:
         if worker._canceled or isinstance(outcome, JobCanceledError):
             error = outcome if isinstance(outcome, JobCanceledError) else self._canceled()
             response = JobResponse(exception=error)
-            status = JobStatus.CANCELED
+            last = _CANCELED
         else:
-            status = JobStatus.SUCCESS if response.ok else JobStatus.FAILED
+            last = _SUCCESS if response.ok else _FAILED
         response = self._stamp(response)
         if self._host is not None:
             sealed = self._host.seal(response)
             if sealed is not response:
-                response, status = sealed, JobStatus.FAILED
-        worker.status = status
+                response, last = sealed, _FAILED
+        worker.status, event, signal = last
         worker.response = response
-        event, signal = _FINAL[status]
         if signal.receivers:
             emit(worker, event, response=response, exception=response.exception)
         return response
@@ -257,12 +256,10 @@ class JobRun:
         return response
 
 
-_FINAL = {
-    JobStatus.SUCCESS: (JobEvent.JOB_SUCCESS, job_success),
-    JobStatus.FAILED: (JobEvent.JOB_FAILED, job_failed),
-    JobStatus.CANCELED: (JobEvent.JOB_CANCELED, job_canceled),
-}
-"""The last event of a job; the caller makes it from the answer for its own listeners."""
+# How a job ends, and the event that says so (the caller makes its own from the answer).
+_SUCCESS = (JobStatus.SUCCESS, JobEvent.JOB_SUCCESS, job_success)
+_FAILED = (JobStatus.FAILED, JobEvent.JOB_FAILED, job_failed)
+_CANCELED = (JobStatus.CANCELED, JobEvent.JOB_CANCELED, job_canceled)
 
 
 def emit(worker: Worker, event: JobEvent, **filled: Any) -> None:

@@ -44,8 +44,8 @@ class Process(EventSource):
             (affinity and cgroup quota).
         queue: Where the responses of `map` go: None returns them; a `NullQueue` drops them; any other
             gets each with `put` in input order, and `map` returns its `get_all()`.
-        window: At most how many inputs are taken from the iterable and not yet answered and handed
-            on; by default 64 for each child.
+        window: At most how many inputs `imap` takes from the iterable before their responses have
+            been yielded, and how many go before a requeued job; by default 64 for each child.
         progress: Show a progress bar on stderr, with counts of retries and failures.
         name: Shown in the children's process titles.
 
@@ -93,19 +93,22 @@ class Process(EventSource):
             KeyboardInterrupt: Ctrl-C; the children are stopped, within 2 seconds.
             SystemExit: SIGTERM, where the program has no handler for it; likewise.
         """
-        stream = self._stream(worker, inputs, ordered=True)
+        stream = self._stream(worker, inputs, ordered=True, window=None)
         responses: list[Response] = []
-        try:
-            put = responses.append if self._queue is None else self._putter(self._queue, responses)
-            for response in stream:
-                put(response)
-        except BaseException as error:
-            stream.close()
-            self._drain_into(responses)
-            with contextlib.suppress(AttributeError):  # its class has no room for one
-                error.responses = responses  # type: ignore[attr-defined]
-            raise
-        self._drain_into(responses)
+        with stream.interrupts as interrupts:  # also between two responses, where SIGTERM would kill
+            try:
+                put = responses.append
+                if self._queue is not None:
+                    put = self._putter(self._queue, responses, interrupts)
+                for response in stream:
+                    put(response)
+            except BaseException as error:
+                stream.close()
+                self._drain_into(responses, interrupts)
+                with contextlib.suppress(AttributeError):  # its class has no room for one
+                    error.responses = responses  # type: ignore[attr-defined]
+                raise
+            self._drain_into(responses, interrupts)
         return responses
 
     def imap(
@@ -128,7 +131,7 @@ class Process(EventSource):
         Raises:
             BaseException: As for `map`, after the responses before it have been yielded.
         """
-        return self._stream(worker, inputs, ordered=ordered)
+        return self._stream(worker, inputs, ordered=ordered, window=self._window)
 
     def shutdown(self, wait: bool = True, cancel_pending: bool = False) -> None:
         """Take no more maps, and end the children that were kept.
@@ -166,27 +169,41 @@ class Process(EventSource):
 
     # ── responses to the queue ────────────────────────────────────────────────────────────────────
 
-    def _putter(self, queue: Queue[Response], drained: list[Response]) -> Callable[[Response], None]:
+    def _putter(
+        self, queue: Queue[Response], drained: list[Response], interrupts: Interrupts
+    ) -> Callable[[Response], None]:
         if isinstance(queue, NullQueue):
             return queue.put
 
         def put(response: Response) -> None:
+            interrupts.in_user_code = True  # it may be the user's own, on a database
             try:
                 queue.put(response, block=False)
             except QueueFullError:  # nobody may be there to make room, and map returns them all anyway
                 drained.extend(queue.get_all())
                 queue.put(response, block=False)
+            finally:
+                interrupts.in_user_code = False
 
         return put
 
-    def _drain_into(self, responses: list[Response]) -> None:
+    def _drain_into(self, responses: list[Response], interrupts: Interrupts) -> None:
         if self._queue is not None:
-            responses.extend(self._queue.get_all())
+            interrupts.in_user_code = True
+            try:
+                responses.extend(self._queue.get_all())
+            finally:
+                interrupts.in_user_code = False
 
     # ── runs and their crews ──────────────────────────────────────────────────────────────────────
 
     def _stream(
-        self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any], *, ordered: bool
+        self,
+        worker: Worker | Callable[[Any], Any],
+        inputs: Iterable[Any],
+        *,
+        ordered: bool,
+        window: int | None,
     ) -> Stream:
         worker = as_worker(worker)
         try:
@@ -197,7 +214,7 @@ class Process(EventSource):
             raise PoolError("this Process was shut down; make another")
         with self._lock:
             crew, self._idle_crew = self._idle_crew, None
-        if crew is None:
+        if crew is None or not crew.is_ours:  # a copy of a parent's, in a process that was forked
             crew = Crew(self._size, self._name, resident=self._resident)
         interrupts = Interrupts(crew.bell.ring)
         run = Run(
@@ -205,7 +222,8 @@ class Process(EventSource):
             iterator,
             crew,
             ordered=ordered,
-            window=self._window,
+            window=window,
+            queue_length=self._window,
             interrupts=interrupts,
             listened=self._listened,
             fire=self._fire,

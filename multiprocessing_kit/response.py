@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,7 +62,10 @@ class JobResponse:
 
     def __post_init__(self) -> None:
         if self.exception is not None and self.exit_code == 0:
-            code = getattr(self.exception, "code", None)
+            try:
+                code = getattr(self.exception, "code", None)
+            except Exception:  # a property of the user's
+                code = None
             is_code = isinstance(code, int) and not isinstance(code, bool)
             self.exit_code = code if is_code and code else 1
 
@@ -97,10 +101,19 @@ class JobResponse:
             self.exception = unpack_exception(state["exception"], self.job_id)
 
 
+_ABSENT = object()
 _PLAIN = frozenset({int, str, float, bool, bytes, bytearray, type(None), list, dict, tuple, set, frozenset})
 
 
 def is_response(value: object) -> bool:
     """`isinstance(value, Response)`, without its cost for what most jobs return."""
     cls = type(value)
-    return cls is JobResponse or (cls not in _PLAIN and isinstance(value, Response))
+    return cls is JobResponse or (cls not in _PLAIN and _has_its_attributes(value))
+
+
+def _has_its_attributes(value: object) -> bool:
+    try:
+        return isinstance(value, Response)
+    except Exception:  # before Python 3.12 this calls properties and __getattr__, which may raise anything
+        names = ("ok", "body", "exception", "exit_code")
+        return all(inspect.getattr_static(value, name, _ABSENT) is not _ABSENT for name in names)

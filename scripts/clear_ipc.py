@@ -63,13 +63,10 @@ def _table(found: Sequence[IpcObject]) -> str:
 
 
 def _confirmed() -> bool:
-    print(
-        "Some of these are in use, and the programs that use them will fail. Remove all? Type yes: ", end=""
-    )
+    print("Some of these are in use, and the programs that use them will fail. Type yes to remove them all:")
     try:
         return input().strip() == "yes"
     except EOFError:
-        print()
         return False
 
 

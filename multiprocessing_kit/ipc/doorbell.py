@@ -35,13 +35,14 @@ class Doorbell:
         return self._read
 
     def ring(self) -> None:
-        """Wake the waiter; rings before `clear` count as one.
+        """Wake the waiter; rings before `clear` count as one, and those after `close` for nothing.
 
         Raises:
             OSError: With EBADF when the descriptor was closed behind our back.
         """
-        with contextlib.suppress(BlockingIOError):  # a full pipe is as readable as can be
-            os.write(self._write, b"\1\0\0\0\0\0\0\0")
+        if self._open:  # a signal handler may ring while the doorbell is closed
+            with contextlib.suppress(BlockingIOError):  # a full pipe is as readable as can be
+                os.write(self._write, b"\1\0\0\0\0\0\0\0")
 
     def clear(self) -> None:
         """Forget the rings so far. Raises as `ring` does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from multiprocessing_kit.errors import IpcError
@@ -16,34 +17,62 @@ _TABLES = Path("/proc/sysvipc")
 
 def segment_refused(error: BaseException, size: int) -> IpcError:
     """The `IpcError` for a segment of `size` bytes that could not be created."""
-    number = _errno_of(error)
-    if number == errno.ENOSPC:
-        name = "shmmni" if _is_full("shm", _number("shmmni")) else "shmall"
-    else:
-        name = {errno.EINVAL: "shmmax"}.get(number, "")
-    hint = {
-        "shmmni": "segments in the whole system; raise it with: sysctl -w kernel.shmmni=8192",
-        "shmall": "pages of shared memory in the whole system; raise it with: sysctl -w kernel.shmall=…",
-        "shmmax": f"bytes in one segment; raise it with: sysctl -w kernel.shmmax={size}",
-    }
-    return _refused(number, f"shared memory segment of {size} bytes", name, hint)
+    what, number = f"shared memory segment of {size} bytes", _errno_of(error)
+    if number == errno.EINVAL:
+        return _refused(number, what, "shmmax", "bytes in one segment", [size])
+    if number != errno.ENOSPC:
+        return _refused(number, what)
+    segments = _values("shmmni")
+    if not segments or _used("shm") >= segments[0]:
+        return _refused(number, what, "shmmni", "segments in the whole system", _doubled(segments))
+    return _refused(number, what, "shmall", "pages in the whole system", _doubled(_values("shmall")))
 
 
 def semaphore_refused(error: BaseException) -> IpcError:
     """The `IpcError` for a semaphore that could not be created."""
     number = _errno_of(error)
-    hint = {
-        "sem": "SEMMSL SEMMNS SEMOPM SEMMNI, where SEMMNS (semaphores) and SEMMNI (semaphore sets) "
-        'bound the whole system; raise them with: sysctl -w kernel.sem="500 64000 200 32000"'
-    }
-    return _refused(number, "semaphore", "sem" if number == errno.ENOSPC else "", hint)
+    if number != errno.ENOSPC:
+        return _refused(number, "semaphore")
+    values = _values("sem")
+    meaning = (
+        "SEMMSL SEMMNS SEMOPM SEMMNI; of SEMMNS semaphores and SEMMNI sets in the whole system one ran out"
+    )
+    if len(values) == 4:
+        values[1], values[3] = _doubled([values[1], values[3]])
+    return _refused(number, "semaphore", "sem", meaning, values)
 
 
-def _refused(number: int, what: str, name: str, hint: dict[str, str]) -> IpcError:
+def _refused(
+    number: int, what: str, name: str = "", meaning: str = "", enough: Sequence[int] = ()
+) -> IpcError:
     message = f"the system refused a System V {what}: {os.strerror(number)}"
-    if name:
-        message += f"; kernel.{name} is {_text(name)} ({hint[name]})"
-    return IpcError(number, message, limit=f"kernel.{name}" if name else "")
+    if not name:
+        return IpcError(number, message)
+    value = " ".join(map(str, _values(name))) or "unknown"
+    message += f"; the limit kernel.{name} is {value} ({meaning})"
+    if enough:
+        message += f"; raise it with: sysctl -w kernel.{name}='{' '.join(map(str, enough))}'"
+    return IpcError(number, message, limit=f"kernel.{name}")
+
+
+def _doubled(values: Sequence[int]) -> list[int]:
+    return [max(2 * value, 64) for value in values]
+
+
+def _values(name: str) -> list[int]:
+    """The limit's numbers; none where it is not to be had (not Linux, or /proc is hidden)."""
+    try:
+        return [int(value) for value in (_KERNEL / name).read_text().split()]
+    except OSError:
+        return []
+
+
+def _used(table: str) -> int:
+    """How many objects there are."""
+    try:
+        return len((_TABLES / table).read_text().splitlines()) - 1
+    except OSError:
+        return 0
 
 
 def _errno_of(error: BaseException) -> int:
@@ -58,23 +87,3 @@ def _errno_of(error: BaseException) -> int:
     if isinstance(error, OSError):  # the only OSError that sysv_ipc raises without its number
         return errno.ENOSPC
     return errno.EACCES  # sysv_ipc.PermissionsError
-
-
-def _text(name: str) -> str:
-    try:
-        return " ".join((_KERNEL / name).read_text().split())
-    except OSError:  # not Linux, or /proc is hidden
-        return "of unknown value"
-
-
-def _number(name: str) -> int | None:
-    text = _text(name)
-    return int(text) if text.isdigit() else None
-
-
-def _is_full(table: str, limit: int | None) -> bool:
-    try:
-        used = len((_TABLES / table).read_text().splitlines()) - 1
-    except OSError:
-        return True  # the likelier limit
-    return limit is None or used >= limit

@@ -16,7 +16,7 @@ everything is kept at multiples of 8. The top bit of a length marks a piece that
 
 from __future__ import annotations
 
-from multiprocessing_kit.ipc.fence import make_fence
+from multiprocessing_kit.ipc.fence import fence_parts
 
 __all__ = ["Ring"]
 
@@ -40,7 +40,8 @@ class Ring:
         self._capacity = len(self._buf)
         self._head = self._words[_HEAD]
         self._tail = self._words[_TAIL]
-        self._fence = make_fence()
+        # Called in place: the two calls of a fence are most of what a small record costs.
+        self._fence_out, self._fence_in = fence_parts()
 
     @staticmethod
     def bytes_for(capacity: int) -> int:
@@ -84,8 +85,10 @@ class Ring:
             first = capacity - start
             self._buf[start:] = payload[:first]
             self._buf[: size - first] = payload[first:]
-        self._head = head + 8 + ((size + 7) & ~7)
-        self._publish(_HEAD, self._head)
+        self._head = head = head + 8 + ((size + 7) & ~7)
+        self._fence_out()
+        self._fence_in()
+        self._words[_HEAD] = head  # publish
         return True
 
     def read(self) -> tuple[bytes, bool] | None:
@@ -97,7 +100,8 @@ class Ring:
         tail = self._tail
         if self._words[_HEAD] == tail:
             return None
-        self._fence()  # the payload is loaded after the counter that promised it
+        self._fence_out()
+        self._fence_in()  # the payload is loaded after the counter that promised it
         capacity = self._capacity
         at = tail % capacity
         length = self._words[(_HEADER_BYTES + at) >> 3]
@@ -108,8 +112,10 @@ class Ring:
             payload = bytes(self._buf[start:end])
         else:
             payload = bytes(self._buf[start:]) + bytes(self._buf[: end - capacity])
-        self._tail = tail + 8 + ((size + 7) & ~7)
-        self._publish(_TAIL, self._tail)
+        self._tail = tail = tail + 8 + ((size + 7) & ~7)
+        self._fence_out()
+        self._fence_in()
+        self._words[_TAIL] = tail  # publish
         return payload, length >= _MORE
 
     def __bool__(self) -> bool:
@@ -120,7 +126,3 @@ class Ring:
         """Let go of the shared memory."""
         self._words.release()
         self._buf.release()
-
-    def _publish(self, counter: int, value: int) -> None:
-        self._fence()
-        self._words[counter] = value

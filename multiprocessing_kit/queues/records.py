@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -30,6 +32,9 @@ Noted = tuple[Semaphore, int]
 
 _GETTERS, _PUTTERS, _TURN = range(3)  # bytes of flags: who sleeps, and the bell's own
 _PUT, _GOT, _CLOSED = 2, 3, 4  # in a RingState
+
+_TRIES = 3  # at the mutex, before sleeping until it is free
+_let_others_run: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class RecordQueue:
@@ -100,16 +105,20 @@ class RecordQueue:
         """Run `action` under the mutex. Raises TimeoutError if others held it until `deadline`."""
         if self._segment.is_removed:
             raise self._destroyed()
+        tries = 0
         try:
             while True:
                 try:
-                    # Whoever finds it taken sleeps until it is free and then tries again. Being handed
-                    # it in turn would cost a change of processes for every record.
                     # A signal handler that raises does so inside, where leaving gives the mutex back.
                     with self._mutex.guard:
                         return action()
                 except self._busy:
-                    if not self._mutex.wait_for(1, remaining(deadline)):
+                    # Held for microseconds only, so let others run before sleeping. Sleepers wake to
+                    # try again; being handed it in turn would mean a switch of processes per record.
+                    tries += 1
+                    if tries <= _TRIES:
+                        _let_others_run()
+                    elif not self._mutex.wait_for(1, remaining(deadline)):
                         raise TimeoutError from None
         except (self._gone, SemaphoreRemovedError) as error:
             raise self._destroyed() from error

@@ -124,16 +124,11 @@ class SharedMemQueue(Queue[T]):
         # Without a bound, producers that keep up could hold us here for ever.
         limit = max_items or max(1, self.qsize())
         records = self._take(min(limit, _BATCH), block, deadline)
-        while len(records) < limit:
-            more = self._shared().take(min(limit - len(records), _BATCH), False, None)
-            if not more:
-                break
-            records += more
-        return self._loads_all(records)
+        return self._loads_all(self._take_more(records, limit))
 
     def get_all(self) -> list[T]:
         """As `Queue.get_all`. Items that cannot be unpickled are logged and left out."""
-        return self.get_many(block=False) if self.qsize() else []
+        return self._loads_all(self._take_more([], self.qsize()))
 
     def qsize(self) -> int:
         """How many items there are. Another process may change that at once."""
@@ -182,6 +177,15 @@ class SharedMemQueue(Queue[T]):
             raise QueueClosedError(f"{self!r} was closed and is drained")
         if not records:
             raise QueueEmptyError(f"nothing in {self!r}")
+        return records
+
+    def _take_more(self, records: list[bytes], limit: int) -> list[bytes]:
+        """Add what is there, up to `limit` in all. In turns, so that nobody waits long for the mutex."""
+        while len(records) < limit:
+            more = self._shared().take(min(limit - len(records), _BATCH), False, None)
+            if not more:
+                break
+            records += more
         return records
 
     def _dumps(self, item: T) -> bytes:

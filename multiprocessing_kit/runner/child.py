@@ -6,6 +6,7 @@ the signal handlers. A job that forks and comes back in the copy as well ends th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -80,7 +81,9 @@ class JobChild:
         if not self._set_up and not self._do_setup():
             return False
         self._lane.begin(index, attempt)
-        self._lane.send(self._run_job(kind, attempt, index, record))
+        answer = self._run_job(kind, attempt, index, record)
+        self.check_process()  # listeners and `__reduce__` may fork, too
+        self._lane.send(answer)
         self._lane.end()
         return self._surroundings.restore()
 
@@ -129,11 +132,14 @@ class JobChild:
             start += length
         try:
             argument = decode(memoryview(record)[start:], "the argument", job_id)
-        except SerializationError as error:
+            run = JobRun(self._worker, argument, job_id, history=history, changes=changes, host=self)
+            outcome = run.run()
+        except (CallerGone, DescriptorsLost, Stopped):
+            raise
+        except BaseException as error:  # the argument, a Response whose `ok` raises, a listener's Ctrl-C
+            self.check_process()
             response = JobResponse(exception=error, job_id=job_id, attempts=attempt, pid=self.pid)
             return seal_answer(response, index, attempt, job_id)[1]
-        run = JobRun(self._worker, argument, job_id, history=history, changes=changes, host=self)
-        outcome = run.run()
         return self._requeue(outcome) if isinstance(outcome, Requeue) else self._sealed
 
     def _requeue(self, requeue: Requeue) -> bytes:
@@ -151,6 +157,8 @@ class JobChild:
         """Send START, RUNNING or RETRY home."""
         if self._is_copy:
             return  # process() forked, and called running() there: this lane is its parent's
+        if not self._lane.at_job:
+            return  # from a thread that its job left behind
         fields = {name: payload[name] for name in ("response", "delay", "info")}
         header = HEADER.pack(messages.EVENT, payload["attempt"], self._index, 0.0)
         what = f"the payload of {payload['event'].name}"
@@ -161,7 +169,9 @@ class JobChild:
             fields["response"] = fields["response"] and JobResponse(exception=exception)
             fields["info"] = {name: _travels_or_repr(value) for name, value in fields["info"].items()}
             record = encode((payload["event"], fields), what, payload["job_id"])
-        self._lane.send(header + record)
+        # Where descriptors are lost, the job goes on and its answer is the last thing this child sends.
+        with contextlib.suppress(DescriptorsLost):
+            self._lane.send(header + record)
 
     def seal(self, response: Response) -> Response:
         """Encode the answer, so that SUCCESS is not said of a job whose result cannot be sent."""
@@ -199,14 +209,15 @@ class _Surroundings:
 
     def __init__(self) -> None:
         self._directory = _getcwd()
-        handlers = [(signum, getsignal(signum)) for signum in _WATCHED]
-        self._handlers = [(signum, handler) for signum, handler in handlers if handler is not None]
+        self._handlers = list(map(getsignal, _WATCHED))
 
     def restore(self) -> bool:
         """Put them back; False if the directory is gone, and with it this child's use."""
-        for signum, handler in self._handlers:
-            if getsignal(signum) is not handler:
-                signal.signal(signum, handler)
+        if list(map(getsignal, _WATCHED)) != self._handlers:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm without its handler would kill
+            for signum, handler in zip(_WATCHED, self._handlers, strict=True):
+                if handler is not None:  # set by C code, which Python cannot put back
+                    signal.signal(signum, handler)
         if self._directory is not None and _getcwd() != self._directory:
             try:
                 os.chdir(self._directory)

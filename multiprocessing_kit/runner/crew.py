@@ -12,7 +12,7 @@ import os
 import select
 from dataclasses import dataclass, field
 
-from multiprocessing_kit.errors import PoolError, SerializationError, describe_exit
+from multiprocessing_kit.errors import IpcError, PoolError, SerializationError, describe_exit
 from multiprocessing_kit.ipc.codec import encode
 from multiprocessing_kit.ipc.doorbell import Doorbell
 from multiprocessing_kit.runner import messages
@@ -99,6 +99,11 @@ class Crew:
             for member in self.members:
                 member.lane.set_events(mask)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process forked the children, rather than a parent that it is a copy of."""
+        return os.getpid() == self._owner
+
     # ── members ───────────────────────────────────────────────────────────────────────────────────
 
     def hire(self) -> Member:
@@ -111,8 +116,13 @@ class Crew:
         assert self._worker is not None
         worker, run_id = self._worker, self._run_id
         pin = min(set(range(self.size)) - {member.pin for member in self.members})
-        lane = Lane(self.bell)
         siblings = list(self.members)
+        try:
+            lane = Lane(self.bell)
+        except IpcError:
+            raise
+        except OSError as error:
+            raise self._no_fork(pin, error) from error
 
         def run(liveness: int) -> int:
             for sibling in siblings:
@@ -126,15 +136,18 @@ class Crew:
             child = fork_child(run, title=f"mpkit: worker {label} #{pin}")
         except OSError as error:
             caller_end.close()
-            raise PoolError(
-                f"cannot fork child #{pin} of {self.size}: {error}; use fewer processes, or raise the limit "
-                "(ulimit -u for processes, ulimit -n for descriptors)"
-            ) from error
+            raise self._no_fork(pin, error) from error
         member = Member(pin, child, caller_end)
         self.members.append(member)
         self._by_fd[child.fileno()] = member
         self._poll.register(child, select.POLLIN)
         return member
+
+    def _no_fork(self, pin: int, error: OSError) -> PoolError:
+        return PoolError(
+            f"cannot fork child #{pin} of {self.size}: {error}; use fewer processes, or raise the limit "
+            "(ulimit -u for processes, ulimit -n for descriptors)"
+        )
 
     def wait(self, timeout: float | None) -> list[Member]:
         """Sleep until a child rings, one ends, or `timeout` seconds have passed; the ended ones."""
@@ -173,7 +186,7 @@ class Crew:
 
     def stop(self, steps: StopSteps, interrupts: Interrupts) -> None:
         """End all children; a further signal cuts the patience of `steps` short."""
-        if os.getpid() != self._owner:
+        if not self.is_ours:
             return
         members, self.members = self.members, []
 
@@ -196,7 +209,7 @@ class Crew:
 
     def close(self) -> None:
         """Give up the doorbell; the children are stopped."""
-        if os.getpid() == self._owner:
+        if self.is_ours:
             self.bell.close()
 
     def _let_go(self, member: Member) -> None:

@@ -33,12 +33,18 @@ __all__ = ["RING_BYTES", "CallerEnd", "CallerGone", "ChildEnd", "DescriptorsLost
 RING_BYTES = 256 * 1024
 """Bytes of payload each of the two rings holds; both fit a processor's second-level cache."""
 
+_PIECE = RING_BYTES // 2
+"""A larger record is cut up."""
+
 _CALLER_WAITS, _STOP, _EVENTS = 0, 1, 2
 _CHILD_WAITS, _CURRENT, _SINCE, _ATTEMPT = 8, 9, 10, 11
 _HEADER_BYTES = 128  # the caller's words in one cache line, the child's in the next
 
 _FOR_RECORD = 1
 _FOR_ROOM = 2
+_NEXT_SLEEP = 4
+"""The caller's word also counts its sleeps: each child rings once for one. A woken caller may have to wait
+for a processor, and a child with short jobs would ring for each of them meanwhile."""
 
 
 class CallerGone(Exception):
@@ -88,12 +94,9 @@ class Lane:
 
 
 def _pieces(record: bytes) -> list[tuple[bytes | memoryview, bool]]:
-    limit = RING_BYTES // 2
-    if len(record) <= limit:
-        return [(record, False)]
     view = memoryview(record)
-    cuts = range(0, len(record), limit)
-    return [(view[at : at + limit], at + limit < len(record)) for at in cuts]
+    cuts = range(0, len(record), _PIECE)
+    return [(view[at : at + _PIECE], at + _PIECE < len(record)) for at in cuts]
 
 
 class CallerEnd:
@@ -108,6 +111,7 @@ class CallerEnd:
         self._partial: list[bytes] = []
         self._unannounced = False
         self._made_room = False
+        self._sleeps = 0
 
     @property
     def clogged(self) -> bool:
@@ -116,7 +120,7 @@ class CallerEnd:
 
     def send(self, record: bytes) -> None:
         """Send a record, now or (`clogged`) with a later `flush`."""
-        if not self._outbox and len(record) <= RING_BYTES // 2 and self._down.write(record):
+        if not self._outbox and len(record) <= _PIECE and self._down.write(record):
             self._unannounced = True
             return
         self._outbox.extend(_pieces(record))
@@ -168,7 +172,8 @@ class CallerEnd:
 
     def prepare_wait(self) -> bool:
         """Announce that the caller will sleep; False if there is something to do after all."""
-        self._words[_CALLER_WAITS] = _FOR_RECORD | (_FOR_ROOM if self._outbox else 0)
+        self._sleeps += _NEXT_SLEEP
+        self._words[_CALLER_WAITS] = self._sleeps | _FOR_RECORD | (_FOR_ROOM if self._outbox else 0)
         self._fence()
         return not self._up and not (self._outbox and self._room_for_next())
 
@@ -219,6 +224,8 @@ class ChildEnd:
         self._poll.register(self._bell, select.POLLIN)
         self._poll.register(liveness, select.POLLIN)
         self._liveness = liveness
+        self._rang_for = 0
+        self._cut_short = False
 
     @property
     def stopping(self) -> bool:
@@ -229,6 +236,11 @@ class ChildEnd:
     def events(self) -> int:
         """Mask of the events that the caller listens to."""
         return self._words[_EVENTS]
+
+    @property
+    def at_job(self) -> bool:
+        """Whether a job is under way."""
+        return self._words[_CURRENT] != 0
 
     def begin(self, index: int, attempt: int) -> None:
         """Note the job that is about to run, for the caller to find if this child dies of it."""
@@ -254,12 +266,14 @@ class ChildEnd:
                 return None
             piece = self._down.read()
             if piece is None:
-                self._wait(_FOR_RECORD)
+                with self._sending:  # two threads must not wait, nor use the fence, at the same time
+                    self._wait(_FOR_RECORD)
                 continue
             data, more = piece
             if not more and not parts:
                 return data
-            self._wake_caller(_FOR_ROOM)
+            with self._sending:
+                self._wake_caller(_FOR_ROOM)
             parts.append(data)
             if not more:
                 return b"".join(parts)
@@ -272,19 +286,26 @@ class ChildEnd:
             CallerGone, DescriptorsLost: As for `receive`.
         """
         with self._sending:
+            if self._cut_short:
+                raise DescriptorsLost("an earlier record was sent in part")
+            if len(record) <= _PIECE and self._up.write(record):
+                self._wake_caller(_FOR_RECORD)
+                return
+            self._cut_short = True  # until the end: an exception, as from a job's alarm, may come between
             for piece, more in _pieces(record):
                 while not self._up.write(piece, more=more):
                     if self._words[_STOP]:
                         raise Stopped("asked to stop with an answer half sent")
                     self._wait(_FOR_ROOM, len(piece))
                 self._wake_caller(_FOR_RECORD)
+            self._cut_short = False
 
     def _wake_caller(self, what: int) -> None:
         self._fence()
-        if self._words[_CALLER_WAITS] & what:
-            self._ring_caller()
-
-    def _ring_caller(self) -> None:
+        waits = self._words[_CALLER_WAITS]
+        if not waits & what or waits == self._rang_for:
+            return
+        self._rang_for = waits
         try:
             self._caller_bell.ring()
         except OSError as error:  # EBADF; the caller sees this child end instead
@@ -292,10 +313,8 @@ class ChildEnd:
 
     def _wait(self, what: int, size: int = 0) -> None:
         self._words[_CHILD_WAITS] = what
-        self._fence()
         try:
-            if self._words[_CALLER_WAITS] & _FOR_ROOM:
-                self._ring_caller()  # all that was in the ring is read: let it go on
+            self._wake_caller(_FOR_ROOM)  # all that was in the ring is read: let it go on
             ready = bool(self._down) if what == _FOR_RECORD else self._up.free >= size
             if ready or self._words[_STOP]:
                 return

@@ -91,6 +91,10 @@ class Ledger:
         """`job` was sent to `holder`."""
         holder.jobs[job.index] = job
 
+    def put_back(self, job: Job) -> None:
+        """`job` could not be sent: it is the next one again."""
+        self._returned.appendleft(job)
+
     def answer(self, holder: Holder, index: int) -> Job:
         """`holder` answered a job, which leaves the ledger."""
         self.unanswered -= 1

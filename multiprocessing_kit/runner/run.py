@@ -16,13 +16,21 @@ answered with `WorkerLostError`; its other jobs go back to the front of the queu
 
 from __future__ import annotations
 
-import secrets
+import logging
+import os
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
-from multiprocessing_kit.errors import JobCanceledError, PoolError, SerializationError, WorkerLostError
+from multiprocessing_kit.errors import (
+    IpcError,
+    JobCanceledError,
+    PoolError,
+    SerializationError,
+    WorkerLostError,
+)
 from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.ipc.codec import decode, encode, unpack_exception
 from multiprocessing_kit.response import JobResponse, Response
@@ -38,10 +46,14 @@ from multiprocessing_kit.worker import Worker
 
 __all__ = ["Fire", "Run"]
 
+_log = logging.getLogger("multiprocessing_kit.runner")
+
 Fire = Callable[[JobEvent, dict[str, Any]], None]
 
 _LOOK_AT_CHILDREN = 0.05
 """Seconds after which a loop that is too busy to sleep looks whether a child has ended."""
+
+_ANSWERS = frozenset({messages.DONE, messages.RESPONSE})
 
 _NO_PLACE: Final = False
 
@@ -57,7 +69,8 @@ class Run:
         inputs: On what.
         crew: By whom.
         ordered: Whether `ready` keeps to the order of the inputs.
-        window: At most how many inputs are taken and not yet popped from `ready`.
+        window: At most how many inputs are taken and not yet popped; None for as many as children can use.
+        queue_length: How many inputs go before a requeued job.
         interrupts: Ctrl-C and SIGTERM.
         listened: Tells which events the caller listens to, as a mask of `JobEvent.bit`.
         fire: Calls the caller's listeners.
@@ -66,25 +79,26 @@ class Run:
     def __init__(
         self,
         worker: Worker,
-        inputs: Iterable[Any],
+        inputs: Iterator[Any],
         crew: Crew,
         *,
         ordered: bool,
-        window: int,
+        window: int | None,
+        queue_length: int,
         interrupts: Interrupts,
         listened: Callable[[], int],
         fire: Fire,
     ) -> None:
-        self.id = secrets.token_hex(4)
+        self.id = os.urandom(4).hex()
         self._worker = worker
         self._crew = crew
-        self._window = window
+        self._window = sys.maxsize if window is None else window
         self._interrupts = interrupts
         self._listened = listened
         self._events = 0
         self._fire = fire
         self._source = Source(inputs, interrupts)
-        self._ledger = Ledger(window)
+        self._ledger = Ledger(queue_length)
         self._leases = Leases()
         self._ready: deque[Response] = deque()
         self._early: dict[int, Response] | None = {} if ordered else None
@@ -183,11 +197,26 @@ class Run:
                 self._ledger.drop()
                 self._answer(job, self._failure(job, self._named(error, job), 0))
                 continue
-            holder = place or crew.hire()
+            holder = place or self._hire()
+            if holder is None:
+                self._ledger.put_back(job)
+                continue
             self._ledger.lease(job, holder)
             holder.lane.send(record)
         for member in crew.members:
             member.lane.wake()
+
+    def _hire(self) -> Member | None:
+        """One more child; None where the system allows no more than there are."""
+        crew = self._crew
+        try:
+            return crew.hire()
+        except (PoolError, IpcError) as error:
+            if not crew.members:
+                raise
+            crew.size = len(crew.members)
+            _log.warning("going on with %d children: %s", crew.size, error)
+            return None
 
     def _place(self) -> Member | Literal[False] | None:
         """The child for the next job: an idle one, else None for one to be hired, else the least busy.
@@ -214,9 +243,13 @@ class Run:
 
     def _record(self, job: Job) -> bytes:
         interrupts = self._interrupts
+        interrupts_before = interrupts.count
         interrupts.in_user_code = True  # pickling is
         try:
             argument = encode(job.argument, "the argument")
+        except SerializationError:
+            interrupts.check_user_code(interrupts_before)
+            raise
         finally:
             interrupts.in_user_code = False
         if job.history is None:
@@ -229,7 +262,7 @@ class Run:
     def _collect(self, member: Member) -> None:
         while (record := member.lane.receive()) is not None:
             kind, attempt, index, seconds = HEADER.unpack_from(record)
-            if kind == messages.DONE or kind == messages.RESPONSE:
+            if kind in _ANSWERS:
                 job = self._ledger.answer(member, index)
                 self._crew.fruitful()
                 self._leases.note(seconds)
@@ -241,7 +274,8 @@ class Run:
                 self._crew.fruitful()
                 self._ledger.requeue(member, index, seconds, attempt, record[HEADER.size :])
             elif kind == messages.EVENT:
-                self._relayed(member.jobs[index], attempt, record, member.child.pid)
+                if index in member.jobs:  # else from a thread that its job left behind
+                    self._relayed(member.jobs[index], attempt, record, member.child.pid)
             elif kind == messages.NO_SETUP:
                 cause = unpack_exception(decode(record[HEADER.size :], "the exception of setup()"))
                 raise PoolError(
@@ -282,11 +316,14 @@ class Run:
             "info": fields.get("info") or {},
             "pid": pid,
         }
-        self._interrupts.in_user_code = True
+        interrupts = self._interrupts
+        interrupts_before = interrupts.count
+        interrupts.in_user_code = True
         try:
             self._fire(event, payload)
         finally:
-            self._interrupts.in_user_code = False
+            interrupts.in_user_code = False
+        interrupts.check_user_code(interrupts_before)
 
     def _failure(self, job: Job, error: BaseException, pid: int) -> JobResponse:
         attempts = job.attempt if pid else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from multiprocessing_kit.errors import PoolError
@@ -20,8 +20,8 @@ class Source:
         error: The exception with which taking one failed.
     """
 
-    def __init__(self, inputs: Iterable[Any], interrupts: Interrupts) -> None:
-        self._iterator = iter(inputs)
+    def __init__(self, inputs: Iterator[Any], interrupts: Interrupts) -> None:
+        self._iterator = inputs
         self._interrupts = interrupts
         self._pid = os.getpid()
         self.exhausted = False

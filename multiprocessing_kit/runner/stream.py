@@ -33,6 +33,11 @@ class Stream(Iterator[Response]):
         self._give_back = give_back
         self._owner = os.getpid()
 
+    @property
+    def interrupts(self) -> Interrupts:
+        """Enter it to hold signals back between two responses, too."""
+        return self._interrupts
+
     def __next__(self) -> Response:
         run = self._run
         if run.ready and self._crew is not None:

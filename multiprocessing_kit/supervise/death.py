@@ -12,13 +12,13 @@ the pipe when it next waits for a job.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import select
 import signal
 import sys
 import threading
+from typing import Any
 
 __all__ = ["PARENT_GONE", "die_with_parent", "prepare"]
 
@@ -26,13 +26,15 @@ PARENT_GONE = 113
 """Exit status of a child that found its parent dead; nobody is left to read it."""
 
 _PR_SET_PDEATHSIG = 1
-_libc: ctypes.CDLL | None = None
+_libc: Any = None
 
 
 def prepare() -> None:
     """Load, in the parent, what the child needs: dlopen in a fresh fork is asking for trouble."""
     global _libc  # noqa: PLW0603
     if _libc is None and sys.platform == "linux":
+        import ctypes  # noqa: PLC0415  # slow to import, and only those who fork need it
+
         _libc = ctypes.CDLL(None, use_errno=True)
 
 

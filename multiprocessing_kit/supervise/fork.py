@@ -16,6 +16,8 @@ between a fork and the note of its pid: the child is never lost.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import gc
 import logging
 import os
 import random
@@ -84,7 +86,8 @@ def _adopt(pid: int, pipes: _Pipes) -> ForkedChild:
         return pipes.child(pid)
     except BaseException:  # no descriptor left for its pidfd: a child nobody can watch must not be
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
+            os.waitpid(pid, 0)
         pipes.close()
         raise
 
@@ -97,7 +100,11 @@ class _Pipes:
         self._liveness = make_private(write)
         self._exit: tuple[int, int] | None = None
         if not have_pidfd():
-            read, write = os.pipe()
+            try:
+                read, write = os.pipe()
+            except BaseException:
+                self.close()
+                raise
             self._exit = make_private(read), write
 
     def child(self, pid: int) -> ForkedChild:
@@ -138,6 +145,7 @@ def _leave_it_to_the_parent(_signum: int, _frame: FrameType | None) -> None:
 
 def _start_clean() -> None:
     atexit._clear()
+    gc.freeze()  # the parent's garbage is the parent's to finalize
     random.seed()
     numpy_random = sys.modules.get("numpy.random")  # imported later, it seeds itself
     if numpy_random is not None:

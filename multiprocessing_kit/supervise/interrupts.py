@@ -18,10 +18,11 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """Re-entrant context manager around the loop; does nothing outside the main thread, where no handler can be set.
+    """Re-entrant context manager around the loop; idle outside the main thread, which sets all handlers.
 
     SIGINT ends in `KeyboardInterrupt`; SIGTERM, where nobody handles it, in `SystemExit(143)`, so that
-    `finally` blocks and exit work run. They are raised after `__exit__` has put the handlers back, or by `check`.
+    `finally` blocks and exit work run. They are raised by `check`, and after `__exit__` has put the
+    handlers back.
 
     Args:
         wake: Called by the handler; must make the loop's wait return.
@@ -65,6 +66,15 @@ class Interrupts:
     def check(self) -> None:
         """Raise for a signal that was noted and not raised yet."""
         if len(self._seen) > self._raised:
+            self._raise(self._seen[-1])
+
+    def check_user_code(self, count_before: int) -> None:
+        """Raise `SystemExit` again where code that isolates user code from the loop has swallowed it.
+
+        Args:
+            count_before: `count` before that user code.
+        """
+        if len(self._seen) > count_before and self._seen[-1] != signal.SIGINT:
             self._raise(self._seen[-1])
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:

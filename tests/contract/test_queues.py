@@ -408,6 +408,17 @@ def test_a_small_item_passes_a_large_one_that_waits(small: SharedMemQueue[Any]) 
     putter.join()
 
 
+def test_others_may_be_faster_than_get_all(
+    small: SharedMemQueue[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "qsize", lambda: 3)
+    assert small.get_all() == []
+    small.put(1)
+    assert small.get_all() == [1]
+    small.close()
+    assert small.get_all() == []
+
+
 class Unpicklable:
     def __reduce__(self) -> Any:
         raise ZeroDivisionError("no")
