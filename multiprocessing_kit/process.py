@@ -249,7 +249,10 @@ class Process(EventSource):
             return True
 
     def _progress_bar(self, inputs: Iterable[Any], worker: Worker) -> ProgressBar:
-        length = operator.length_hint(inputs, -1)
+        try:
+            length = operator.length_hint(inputs, -1)
+        except Exception:  # its `__len__` is the user's own, and only the bar needs it
+            length = -1
         return ProgressBar(self, None if length < 0 else length, self._name or worker.name)
 
     def _listened(self) -> int:

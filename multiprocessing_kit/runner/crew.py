@@ -64,7 +64,10 @@ class Crew:
     def __init__(self, size: int, name: str, *, resident: bool) -> None:
         self.size = size
         self.members: list[Member] = []
-        self.bell = Doorbell()
+        try:
+            self.bell = Doorbell()
+        except OSError as error:
+            raise PoolError(f"no descriptor to wait with: {error}; raise the limit (ulimit -n)") from error
         self._name = name
         self._resident = resident
         self._owner = os.getpid()

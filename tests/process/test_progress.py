@@ -34,11 +34,22 @@ def test_the_progress_bar(
     assert "failures=1, retries=5" in last
 
 
+def test_inputs_whose_length_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    class Lazy(list[int]):
+        def __len__(self) -> int:
+            raise ValueError("not loaded yet")
+
+    process = Process(1, progress=True)
+    assert [response.ok for response in process.map(Failing(), Lazy([0, 0]))] == [True, True]
+    assert "2job" in capsys.readouterr().err
+
+
 def test_progress_ends_with_its_map(capsys: pytest.CaptureFixture[str]) -> None:
     process = Process(1, progress=True)
     stream = process.imap(Failing("named"), itertools.count())
     next(stream)
     cast(Any, stream).close()
     assert "named" in capsys.readouterr().err
+    assert process._listened() == 0, "the bar has let go"
     process.map(Failing("another"), [0])
     assert "1/1" in capsys.readouterr().err.split("another")[-1]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def test_like_queue_queue(path: str) -> None:
     assert not Path(path).exists()
 
 
-def in_children(targets: list[Callable[[], None]], status: int = 0) -> None:
+def in_children(targets: Sequence[Callable[[], None]], status: int = 0) -> None:
     """Run each in a forked child of its own, all at once; all must end with `status`."""
     pids = []
     for target in targets:

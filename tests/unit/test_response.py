@@ -75,7 +75,7 @@ def test_what_is_a_response(value: object, is_one: bool) -> None:
 )
 def test_exit_code(exit_code: int, exception: BaseException | None, expected: int) -> None:
     response = JobResponse(None, exit_code, exception)
-    assert response.exit_code == expected
+    assert (response.exit_code, type(response.exit_code)) == (expected, int)
     assert response.ok is (expected == 0)
 
 
