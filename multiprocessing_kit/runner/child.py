@@ -80,7 +80,10 @@ class JobChild:
             return self._begin_run(record)
         if not self._set_up and not self._do_setup():
             return False
-        self._lane.begin(index, attempt)
+        skipped = self._lane.begin(index, attempt)
+        if skipped:
+            self._lane.send(HEADER.pack(messages.SKIPPED, attempt, index, float(skipped)))
+            return True
         answer = self._run_job(kind, attempt, index, record)
         self.check_process()  # listeners and `__reduce__` may fork, too
         self._lane.send(answer)

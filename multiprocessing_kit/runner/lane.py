@@ -1,8 +1,8 @@
 """A lane: two rings and a small header in one segment, between the caller and one child.
 
     caller ──▶ down ring: jobs ──────▶ child          each word of the header has one writer:
-    caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask
-                                                        child:  child waits, current job, since, attempt
+    caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask, taken back
+                                                        child:  child waits, begun, current, since, attempt
 
 No lock is shared: a child killed anywhere blocks nobody, and what it published can still be read.
 
@@ -10,6 +10,12 @@ Sleep and wake. A side that finds nothing to do writes what it waits for into it
 more, and only then waits on its doorbell. The other side moves a counter of a ring and then reads that
 word. With a fence between each pair at least one of the two sees the other (Dekker's argument), so
 a doorbell rings only for a sleeper, and no sleeper is missed.
+
+Taking back. Jobs that wait in the lane of a child that is busy for long can be given to another. Both
+sides count the jobs of the lane. The child announces each number before it looks whether that was taken
+back; the caller writes the numbers it takes back before it looks what was announced. Again one of
+the two sees the other: a job whose number was not announced yet will be skipped. If the child
+was quicker, only it knows which it skipped; so it always tells, with SKIPPED.
 
 A record larger than half a ring is cut into pieces, so that it has no size limit and the two sides
 work on it at the same time.
@@ -37,8 +43,12 @@ _PIECE = RING_BYTES // 2
 """A larger record is cut up."""
 
 _CALLER_WAITS, _STOP, _EVENTS = 0, 1, 2
-_CHILD_WAITS, _CURRENT, _SINCE, _ATTEMPT = 8, 9, 10, 11
+_TAKEN_BACK = 3
+_CHILD_WAITS, _CURRENT, _SINCE, _ATTEMPT, _BEGUN = 8, 9, 10, 11, 12
 _HEADER_BYTES = 128  # the caller's words in one cache line, the child's in the next
+
+_COUNT_BITS = 24
+_COUNT_MASK = (1 << _COUNT_BITS) - 1
 
 _FOR_RECORD = 1
 _FOR_ROOM = 2
@@ -112,11 +122,46 @@ class CallerEnd:
         self._unannounced = False
         self._made_room = False
         self._sleeps = 0
+        self._sent_jobs = 0
+        self._taken_back: set[int] = set()
+        self._taken_until = 0
 
     @property
     def clogged(self) -> bool:
-        """Whether records wait here for room in the ring."""
-        return bool(self._outbox)
+        """Whether it should get no more jobs now: there is no room, or it has not passed those taken back."""
+        return bool(self._outbox) or self._words[_BEGUN] < self._taken_until
+
+    def send_job(self, record: bytes) -> None:
+        """Send a job; as `send`, but counted."""
+        self._sent_jobs += 1
+        self.send(record)
+
+    def take_back(self, busy_for: float) -> int:
+        """Take back the jobs that the child has not begun, if it is at one for `busy_for` seconds or more.
+
+        Returns:
+            How many of the jobs sent last the child will not run: 0 also if it was just then going on.
+        """
+        words = self._words
+        begun = words[_BEGUN]
+        if self.clogged or not words[_CURRENT] or time.monotonic_ns() - words[_SINCE] < busy_for * 1e9:
+            return 0
+        count = self._sent_jobs - begun
+        if not count:
+            return 0
+        words[_TAKEN_BACK] = (begun + 1) << _COUNT_BITS | count
+        self._taken_until = self._sent_jobs
+        self._fence()
+        if words[_BEGUN] != begun:
+            return 0
+        self._taken_back.update(range(begun + 1, self._sent_jobs + 1))
+        return count
+
+    def took_back(self, number: int) -> bool:
+        """Whether `take_back` counted the job that SKIPPED tells of; to be asked once for each."""
+        known = number in self._taken_back
+        self._taken_back.discard(number)
+        return known
 
     def send(self, record: bytes) -> None:
         """Send a record, now or (`clogged`) with a later `flush`."""
@@ -225,6 +270,7 @@ class ChildEnd:
         self._poll.register(liveness, select.POLLIN)
         self._liveness = liveness
         self._rang_for = 0
+        self._begun = 0
         self._cut_short = False
 
     @property
@@ -242,12 +288,23 @@ class ChildEnd:
         """Whether a job is under way."""
         return self._words[_CURRENT] != 0
 
-    def begin(self, index: int, attempt: int) -> None:
-        """Note the job that is about to run, for the caller to find if this child dies of it."""
+    def begin(self, index: int, attempt: int) -> int:
+        """Note the job that is about to run, for the caller to find if this child dies of it.
+
+        Returns:
+            0; or the job's number in this lane if the caller took it back: it is not to be run.
+        """
         words = self._words
+        number = self._begun = self._begun + 1
+        words[_BEGUN] = number
+        self._fence()
+        taken = words[_TAKEN_BACK]
+        if taken and 0 <= number - (taken >> _COUNT_BITS) < taken & _COUNT_MASK:
+            return number
         words[_SINCE] = time.monotonic_ns()
         words[_ATTEMPT] = attempt
         words[_CURRENT] = index + 1
+        return 0
 
     def end(self) -> None:
         """The job is answered; a death from here on is no job's fault."""

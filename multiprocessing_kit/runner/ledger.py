@@ -95,6 +95,11 @@ class Ledger:
         """`job` could not be sent: it is the next one again."""
         self._returned.appendleft(job)
 
+    def reclaim(self, holder: Holder, count: int) -> None:
+        """`holder` will not run the last `count` jobs that it was sent: they go back to the front."""
+        indices = list(holder.jobs)[-count:]
+        self._returned.extendleft(holder.jobs.pop(index) for index in reversed(indices))
+
     def answer(self, holder: Holder, index: int) -> Job:
         """`holder` answered a job, which leaves the ledger."""
         self.unanswered -= 1

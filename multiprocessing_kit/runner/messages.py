@@ -9,6 +9,7 @@
 | RESPONSE | up   | any other pickled response                                                     |
 | REQUEUE  | up   | pickled (history, changes), which the caller keeps unopened                    |
 | EVENT    | up   | pickled (event, fields of its payload)                                         |
+| SKIPPED  | up   | nothing; the seconds are the number in the lane of a job that was taken back   |
 | NO_SETUP | up   | the packed exception of `setup()`; the child ends                              |
 | RENEW    | up   | why the worker could not be unpickled: the child ends, fork another            |
 """
@@ -30,6 +31,7 @@ __all__ = [
     "REQUEUE",
     "RESPONSE",
     "RUN",
+    "SKIPPED",
 ]
 
 HEADER = struct.Struct("=BxxxIQd")
@@ -48,3 +50,4 @@ REQUEUE: Final = 6
 EVENT: Final = 7
 NO_SETUP: Final = 8
 RENEW: Final = 9
+SKIPPED: Final = 10

@@ -53,6 +53,9 @@ Fire = Callable[[JobEvent, dict[str, Any]], None]
 _LOOK_AT_CHILDREN = 0.05
 """Seconds after which a loop that is too busy to sleep looks whether a child has ended."""
 
+_LONG = 0.002
+"""Seconds after which a job counts as long, and those that wait behind it are given to idle children."""
+
 _ANSWERS = frozenset({messages.DONE, messages.RESPONSE})
 
 _NO_PLACE: Final = False
@@ -164,7 +167,10 @@ class Run:
                 if not member.lane.prepare_wait():
                     return
             due = self._ledger.next_due()
-            ended = crew.wait(None if due is None else max(0.0, due - time.monotonic()))
+            timeouts = [] if due is None else [max(0.0, due - time.monotonic())]
+            if self._could_take_back():
+                timeouts.append(_LONG)
+            ended = crew.wait(min(timeouts, default=None))
         finally:
             for member in asleep:
                 member.lane.end_wait()
@@ -190,7 +196,12 @@ class Run:
         crew = self._crew
         for member in crew.members:
             member.lane.flush()
-        while (place := self._place()) is not _NO_PLACE and (job := self._next_job()) is not None:
+        while (place := self._place()) is not _NO_PLACE:
+            job = self._next_job()
+            if job is None:
+                if (place is None or not place.jobs) and self._take_back():
+                    continue
+                break
             try:
                 record = self._record(job)
             except SerializationError as error:
@@ -202,9 +213,25 @@ class Run:
                 self._ledger.put_back(job)
                 continue
             self._ledger.lease(job, holder)
-            holder.lane.send(record)
+            holder.lane.send_job(record)
         for member in crew.members:
             member.lane.wake()
+
+    def _take_back(self) -> bool:
+        """For a child with nothing to do: jobs that wait behind a long one in another's lane."""
+        for member in self._crew.members:
+            if len(member.jobs) > 1:
+                count = member.lane.take_back(_LONG)
+                if count:
+                    self._ledger.reclaim(member, count)
+                    return True
+        return False
+
+    def _could_take_back(self) -> bool:
+        """Whether it may come to that while the loop sleeps."""
+        members = self._crew.members
+        idle = len(members) < self._crew.size or not all(member.jobs for member in members)
+        return idle and any(len(member.jobs) > 1 and not member.lane.clogged for member in members)
 
     def _hire(self) -> Member | None:
         """One more child; None where the system allows no more than there are."""
@@ -273,6 +300,9 @@ class Run:
             elif kind == messages.REQUEUE:
                 self._crew.fruitful()
                 self._ledger.requeue(member, index, seconds, attempt, record[HEADER.size :])
+            elif kind == messages.SKIPPED:
+                if not member.lane.took_back(int(seconds)):
+                    self._ledger.put_back(member.jobs.pop(index))
             elif kind == messages.EVENT:
                 if index in member.jobs:  # else from a thread that its job left behind
                     self._relayed(member.jobs[index], attempt, record, member.child.pid)
