@@ -77,6 +77,9 @@ class Run:
         interrupts: Ctrl-C and SIGTERM.
         listened: Tells which events the caller listens to, as a mask of `JobEvent.bit`.
         fire: Calls the caller's listeners.
+
+    Attributes:
+        begun: Whether the crew may have work of this run.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class Run:
         self._early: dict[int, Response] | None = {} if ordered else None
         self._popped = 0
         self._looked = time.monotonic()
-        self._begun = False
+        self.begun = False
 
     @property
     def ready(self) -> bool:
@@ -127,8 +130,8 @@ class Run:
             PoolError: The children as a whole cannot go on.
             KeyboardInterrupt, SystemExit: A signal came.
         """
-        if not self._begun:
-            self._begun = True
+        if not self.begun:
+            self.begun = True
             self._crew.begin_run(self._worker, self.id, self._interrupts)
         self._advance()
         while not self._ready:

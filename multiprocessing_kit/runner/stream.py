@@ -20,8 +20,8 @@ class Stream(Iterator[Response]):
         run: Not begun yet.
         crew: Its children.
         interrupts: Ctrl-C and SIGTERM, held back while the run works.
-        give_back: Called at the end with the crew and whether the run came to its end; keeps the crew
-            for another run, or returns False: then it is stopped.
+        give_back: Called at the end with the crew and whether it is free of this run's jobs; keeps the
+            crew for another run, or returns False: then it is stopped.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Stream(Iterator[Response]):
 
     def _end(self, *, finished: bool) -> None:
         crew, self._crew = self._crew, None
-        if crew is None or os.getpid() != self._owner or self._give_back(crew, finished):
+        if crew is None or os.getpid() != self._owner or self._give_back(crew, finished or not self._run.begun):
             return
         try:
             crew.stop(IN_ORDER if finished else ABANDONED, self._interrupts)

@@ -50,6 +50,13 @@ def test_children_stay_and_notice_another_worker() -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_an_iterator_that_was_never_asked_leaves_them_alone() -> None:
+    with Process(1) as process:
+        pid, _ = one_map(process, Times(2))
+        process.imap(Times(3), [1])
+        assert one_map(process, Times(2)) == (pid, 20)
+
+
 def len_of_repr(value: object) -> int:
     return len(repr(value))
 

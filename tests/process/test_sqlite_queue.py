@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from multiprocessing_kit import JobResponse, Process, Queue, QueueClosedError, RemoteError
+from multiprocessing_kit import JobResponse, Process, Queue, RemoteError
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/queues.md").read_text("utf-8"), re.S | re.M)
@@ -72,11 +72,6 @@ def test_responses_go_through_it(path: str) -> None:
             assert response.result() == number * number
 
 
-def test_a_small_one(path: str) -> None:
-    responses = Process(2, SqliteQueue(path, maxsize=3)).map(square_or_fail, range(10))
-    assert [response.body for response in responses] == [0, 1, 4, None, 16, 25, 36, 49, 64, 81]
-
-
 def test_it_outlives_its_processes(path: str) -> None:
     SqliteQueue(path).put_many(["one", {"two": 2}, JobResponse(3)])
     script = f"{QUEUE}\nimport sys\nq = SqliteQueue(sys.argv[1])\nprint(q.get_all())\nq.put('back')"
@@ -104,7 +99,7 @@ def test_what_was_put_survives_a_kill(path: str) -> None:
 
 def test_many_processes(path: str) -> None:
     """Each item is taken once, in the order of its producer."""
-    items, taken = SqliteQueue(path, maxsize=5), SqliteQueue(path + ".taken")
+    items, taken = SqliteQueue(path), SqliteQueue(path + ".taken")
     items.put("the file was used before the fork")
     assert items.get()
 
@@ -137,26 +132,19 @@ def test_many_threads(path: str) -> None:
 
 
 def test_like_queue_queue(path: str) -> None:
-    items = SqliteQueue(path, 2)
+    items = SqliteQueue(path)
     for how in ({"block": False}, {"timeout": 0}, {"timeout": 0.01}):
         with pytest.raises(queue.Empty):
             items.get(**how)
     items.put_many([None, 0])
-    for how in ({"block": False}, {"timeout": 0}, {"timeout": 0.01}):
-        with pytest.raises(queue.Full):
-            items.put(1, **how)
-    assert items.full()
-    assert items.get(block=False, timeout=-1) is None
+    assert items.qsize() == 2
+    assert items.get(block=False) is None
     assert items.get() == 0
-    with pytest.raises(ValueError, match="timeout"):
-        items.get(timeout=-1)
     items.put(1)
     items.clear()
     assert items.empty()
     items.destroy()
     items.destroy()
-    with pytest.raises(QueueClosedError, match="destroyed"):
-        items.put(1)
     assert not Path(path).exists()
 
 
