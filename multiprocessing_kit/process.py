@@ -22,6 +22,7 @@ from multiprocessing_kit.response import Response
 from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
 from multiprocessing_kit.runner.run import Run
 from multiprocessing_kit.runner.stream import Stream
+from multiprocessing_kit.runner.telling import Audience
 from multiprocessing_kit.supervise.cpus import available_cpus
 from multiprocessing_kit.supervise.interrupts import Interrupts
 from multiprocessing_kit.worker import Worker, as_worker
@@ -225,8 +226,7 @@ class Process(EventSource):
             window=window,
             queue_length=self._window,
             interrupts=interrupts,
-            listened=self._listened,
-            fire=self._fire,
+            audience=Audience(self._listened, self._fire),
         )
         bar = self._progress_bar(inputs, worker) if self._progress else None
 

@@ -18,19 +18,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-__all__ = ["fence_parts", "make_fence"]
-
-
-def fence_parts() -> tuple[Callable[[], object], Callable[[], object]]:
-    """Two functions which, called one after the other, are a barrier; for one thread at a time."""
-    lock = threading.Lock()
-    lock.acquire()
-    return lock.release, lock.acquire
+__all__ = ["make_fence"]
 
 
 def make_fence() -> Callable[[], None]:
     """A barrier for one thread at a time (two threads would contend for its lock)."""
-    release, acquire = fence_parts()
+    lock = threading.Lock()
+    lock.acquire()
+    release, acquire = lock.release, lock.acquire
 
     def fence() -> None:
         release()

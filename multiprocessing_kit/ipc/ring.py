@@ -16,7 +16,7 @@ everything is kept at multiples of 8. The top bit of a length marks a piece that
 
 from __future__ import annotations
 
-from multiprocessing_kit.ipc.fence import fence_parts
+from multiprocessing_kit.ipc.fence import make_fence
 
 __all__ = ["Ring"]
 
@@ -38,10 +38,7 @@ class Ring:
         self._buf = buf[_HEADER_BYTES:]
         self._words = buf.cast("Q")  # item access is one aligned 8-byte store; struct's is not
         self._capacity = len(self._buf)
-        self._head = self._words[_HEAD]
-        self._tail = self._words[_TAIL]
-        # Called in place: the two calls of a fence are most of what a small record costs.
-        self._fence_out, self._fence_in = fence_parts()
+        self._fence = make_fence()
 
     @staticmethod
     def bytes_for(capacity: int) -> int:
@@ -53,7 +50,7 @@ class Ring:
     @property
     def free(self) -> int:
         """Longest payload, in bytes, that `write` would take now (producer's side); may be negative."""
-        return self._capacity - (self._head - self._words[_TAIL]) - 8
+        return self._capacity - (self._words[_HEAD] - self._words[_TAIL]) - 8
 
     @property
     def largest(self) -> int:
@@ -71,12 +68,14 @@ class Ring:
             False when there is no room for it now; nothing is written then.
         """
         size = len(payload)
-        head = self._head
+        words = self._words
+        # Not kept beside it: a signal handler may raise between two stores.
+        head = words[_HEAD]
         capacity = self._capacity
-        if capacity - (head - self._words[_TAIL]) - 8 < size:
+        if capacity - (head - words[_TAIL]) - 8 < size:
             return False
         at = head % capacity
-        self._words[(_HEADER_BYTES + at) >> 3] = size | _MORE if more else size
+        words[(_HEADER_BYTES + at) >> 3] = size | _MORE if more else size
         start = (at + 8) % capacity
         end = start + size
         if end <= capacity:
@@ -85,10 +84,8 @@ class Ring:
             first = capacity - start
             self._buf[start:] = payload[:first]
             self._buf[: size - first] = payload[first:]
-        self._head = head = head + 8 + ((size + 7) & ~7)
-        self._fence_out()
-        self._fence_in()
-        self._words[_HEAD] = head  # publish
+        self._fence()
+        words[_HEAD] = head + 8 + ((size + 7) & ~7)  # publish
         return True
 
     def read(self) -> tuple[bytes, bool] | None:
@@ -97,14 +94,14 @@ class Ring:
         Returns:
             Its bytes, and whether the next record continues it; None when the ring is empty.
         """
-        tail = self._tail
-        if self._words[_HEAD] == tail:
+        words = self._words
+        tail = words[_TAIL]
+        if words[_HEAD] == tail:
             return None
-        self._fence_out()
-        self._fence_in()  # the payload is loaded after the counter that promised it
+        self._fence()  # the payload is loaded after the counter that promised it
         capacity = self._capacity
         at = tail % capacity
-        length = self._words[(_HEADER_BYTES + at) >> 3]
+        length = words[(_HEADER_BYTES + at) >> 3]
         size = length & ~_MORE
         start = (at + 8) % capacity
         end = start + size
@@ -112,15 +109,13 @@ class Ring:
             payload = bytes(self._buf[start:end])
         else:
             payload = bytes(self._buf[start:]) + bytes(self._buf[: end - capacity])
-        self._tail = tail = tail + 8 + ((size + 7) & ~7)
-        self._fence_out()
-        self._fence_in()
-        self._words[_TAIL] = tail  # publish
+        self._fence()
+        words[_TAIL] = tail + 8 + ((size + 7) & ~7)  # publish
         return payload, length >= _MORE
 
     def __bool__(self) -> bool:
         """Whether a record waits (consumer's side)."""
-        return self._words[_HEAD] != self._tail
+        return self._words[_HEAD] != self._words[_TAIL]
 
     def close(self) -> None:
         """Let go of the shared memory."""

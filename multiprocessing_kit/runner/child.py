@@ -16,12 +16,13 @@ from _signal import getsignal  # type: ignore[import-not-found]  # signal.getsig
 from typing import Any
 
 from multiprocessing_kit.errors import SerializationError
+from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.ipc.codec import decode, encode, pack_exception
 from multiprocessing_kit.lifecycle import JobRun, Requeue
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.answers import seal_answer
-from multiprocessing_kit.runner.lane import CallerGone, ChildEnd, DescriptorsLost, Stopped
+from multiprocessing_kit.runner.child_end import CallerGone, ChildEnd, DescriptorsLost, Stopped
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
 from multiprocessing_kit.supervise.death import PARENT_GONE
 from multiprocessing_kit.supervise.fork import flush_stdio
@@ -33,6 +34,9 @@ _log = logging.getLogger("multiprocessing_kit.runner")
 
 LOST_DESCRIPTORS = 114
 """Exit status of a child whose descriptors a job has closed; what it answered stands."""
+
+
+_PLACES = {event: place for place, event in enumerate(JobEvent)}
 
 
 class JobChild:
@@ -163,15 +167,16 @@ class JobChild:
         if not self._lane.at_job:
             return  # from a thread that its job left behind
         fields = {name: payload[name] for name in ("response", "delay", "info")}
-        header = HEADER.pack(messages.EVENT, payload["attempt"], self._index, 0.0)
+        place = _PLACES[payload["event"]]
+        header = HEADER.pack(messages.EVENT, payload["attempt"], self._index, float(place))
         what = f"the payload of {payload['event'].name}"
         try:
-            record = encode((payload["event"], fields), what, payload["job_id"])
+            record = encode(fields, what, payload["job_id"])
         except SerializationError as error:
             exception = getattr(fields["response"], "exception", None) or error
             fields["response"] = fields["response"] and JobResponse(exception=exception)
             fields["info"] = {name: _travels_or_repr(value) for name, value in fields["info"].items()}
-            record = encode((payload["event"], fields), what, payload["job_id"])
+            record = encode(fields, what, payload["job_id"])
         # Where descriptors are lost, the job goes on and its answer is the last thing this child sends.
         with contextlib.suppress(DescriptorsLost):
             self._lane.send(header + record)

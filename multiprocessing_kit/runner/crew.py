@@ -16,8 +16,10 @@ from multiprocessing_kit.errors import IpcError, PoolError, SerializationError, 
 from multiprocessing_kit.ipc.codec import encode
 from multiprocessing_kit.ipc.doorbell import Doorbell
 from multiprocessing_kit.runner import messages
+from multiprocessing_kit.runner.caller_end import CallerEnd
 from multiprocessing_kit.runner.child import LOST_DESCRIPTORS, JobChild
-from multiprocessing_kit.runner.lane import CallerEnd, ChildEnd, Lane
+from multiprocessing_kit.runner.child_end import ChildEnd
+from multiprocessing_kit.runner.lane import Lane
 from multiprocessing_kit.runner.ledger import Job
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.supervise.child import ForkedChild

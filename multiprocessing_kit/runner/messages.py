@@ -8,7 +8,7 @@
 | DONE     | up   | the pickled body of a successful `JobResponse`                                 |
 | RESPONSE | up   | any other pickled response                                                     |
 | REQUEUE  | up   | pickled (history, changes), which the caller keeps unopened                    |
-| EVENT    | up   | pickled (event, fields of its payload)                                         |
+| EVENT    | up   | pickled fields of its payload; the seconds are its place in `JobEvent`         |
 | SKIPPED  | up   | nothing; the seconds are the number in the lane of a job that was taken back   |
 | NO_SETUP | up   | the packed exception of `setup()`; the child ends                              |
 | RENEW    | up   | why the worker could not be unpickled: the child ends, fork another            |

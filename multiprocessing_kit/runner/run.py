@@ -21,17 +21,15 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 from multiprocessing_kit.errors import (
     IpcError,
-    JobCanceledError,
     PoolError,
     SerializationError,
     WorkerLostError,
 )
-from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.ipc.codec import decode, encode, unpack_exception
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
@@ -41,14 +39,13 @@ from multiprocessing_kit.runner.leases import Leases
 from multiprocessing_kit.runner.ledger import Job, Ledger
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
 from multiprocessing_kit.runner.source import Source
+from multiprocessing_kit.runner.telling import Audience, Teller
 from multiprocessing_kit.supervise.interrupts import Interrupts
 from multiprocessing_kit.worker import Worker
 
-__all__ = ["Fire", "Run"]
+__all__ = ["Run"]
 
 _log = logging.getLogger("multiprocessing_kit.runner")
-
-Fire = Callable[[JobEvent, dict[str, Any]], None]
 
 _LOOK_AT_CHILDREN = 0.05
 """Seconds after which a loop that is too busy to sleep looks whether a child has ended."""
@@ -59,9 +56,6 @@ _LONG = 0.002
 _ANSWERS = frozenset({messages.DONE, messages.RESPONSE})
 
 _NO_PLACE: Final = False
-
-_SENT_BY_CHILDREN = JobEvent.JOB_START.bit | JobEvent.JOB_RUNNING.bit | JobEvent.JOB_RETRY.bit
-"""The events that only a child knows of; the final ones follow from the answer."""
 
 
 class Run:
@@ -75,8 +69,7 @@ class Run:
         window: At most how many inputs are taken and not yet popped; None for as many as children can use.
         queue_length: How many inputs go before a requeued job.
         interrupts: Ctrl-C and SIGTERM.
-        listened: Tells which events the caller listens to, as a mask of `JobEvent.bit`.
-        fire: Calls the caller's listeners.
+        audience: The caller's listeners.
 
     Attributes:
         begun: Whether the crew may have work of this run.
@@ -92,17 +85,14 @@ class Run:
         window: int | None,
         queue_length: int,
         interrupts: Interrupts,
-        listened: Callable[[], int],
-        fire: Fire,
+        audience: Audience,
     ) -> None:
         self.id = os.urandom(4).hex()
         self._worker = worker
         self._crew = crew
         self._window = sys.maxsize if window is None else window
         self._interrupts = interrupts
-        self._listened = listened
-        self._events = 0
-        self._fire = fire
+        self._teller = Teller(audience, self.id, interrupts)
         self._source = Source(inputs, interrupts)
         self._ledger = Ledger(queue_length)
         self._leases = Leases()
@@ -149,8 +139,7 @@ class Run:
         """Do all that can be done without waiting."""
         self._interrupts.check()
         crew = self._crew
-        self._events = self._listened()
-        crew.set_events(self._events & _SENT_BY_CHILDREN)
+        crew.set_events(self._teller.look())
         for member in crew.members:
             self._collect(member)
         now = time.monotonic()
@@ -308,7 +297,7 @@ class Run:
                     self._ledger.put_back(member.jobs.pop(index))
             elif kind == messages.EVENT:
                 if index in member.jobs:  # else from a thread that its job left behind
-                    self._relayed(member.jobs[index], attempt, record, member.child.pid)
+                    self._teller.relayed(record, member.jobs[index], member.child.pid)
             elif kind == messages.NO_SETUP:
                 cause = unpack_exception(decode(record[HEADER.size :], "the exception of setup()"))
                 raise PoolError(
@@ -316,14 +305,8 @@ class Run:
                 ) from cause
             # RENEW: the child ends now; the one that takes its place inherits the worker
 
-    def _relayed(self, job: Job, attempt: int, record: bytes, pid: int) -> None:
-        event, fields = decode(memoryview(record)[HEADER.size :], "an event", self._job_id(job))
-        job.attempt = attempt
-        self._tell(event, job, pid, fields)
-
     def _answer(self, job: Job, response: Response, pid: int = 0) -> None:
-        if self._events:
-            self._tell(_final_event(response), job, pid, {"response": response})
+        self._teller.answered(job, response, pid)
         if self._early is None:
             self._ready.append(response)
             return
@@ -333,30 +316,6 @@ class Run:
         while wanted in early:
             self._ready.append(early.pop(wanted))
             wanted += 1
-
-    def _tell(self, event: JobEvent, job: Job, pid: int, fields: dict[str, Any]) -> None:
-        if not self._events & event.bit:
-            return
-        response = fields.get("response")
-        payload = {
-            "event": event,
-            "job_id": self._job_id(job),
-            "argument": job.argument,
-            "attempt": job.attempt,
-            "response": response,
-            "exception": None if response is None else response.exception,
-            "delay": fields.get("delay"),
-            "info": fields.get("info") or {},
-            "pid": pid,
-        }
-        interrupts = self._interrupts
-        interrupts_before = interrupts.count
-        interrupts.in_user_code = True
-        try:
-            self._fire(event, payload)
-        finally:
-            interrupts.in_user_code = False
-        interrupts.check_user_code(interrupts_before)
 
     def _failure(self, job: Job, error: BaseException, pid: int) -> JobResponse:
         attempts = job.attempt if pid else 0
@@ -369,10 +328,3 @@ class Run:
 
     def _job_id(self, job: Job) -> str:
         return f"{self.id}-{job.index}"
-
-
-def _final_event(response: Response) -> JobEvent:
-    if response.ok:
-        return JobEvent.JOB_SUCCESS
-    canceled = isinstance(response.exception, JobCanceledError)
-    return JobEvent.JOB_CANCELED if canceled else JobEvent.JOB_FAILED

@@ -67,7 +67,11 @@ class Stream(Iterator[Response]):
 
     def _end(self, *, finished: bool) -> None:
         crew, self._crew = self._crew, None
-        if crew is None or os.getpid() != self._owner or self._give_back(crew, finished or not self._run.begun):
+        if (
+            crew is None
+            or os.getpid() != self._owner
+            or self._give_back(crew, finished or not self._run.begun)
+        ):
             return
         try:
             crew.stop(IN_ORDER if finished else ABANDONED, self._interrupts)

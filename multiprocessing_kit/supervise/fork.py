@@ -85,8 +85,8 @@ def _adopt(pid: int, pipes: _Pipes) -> ForkedChild:
     try:
         return pipes.child(pid)
     except BaseException:  # no descriptor left for its pidfd: a child nobody can watch must not be
-        os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # SIGCHLD is ignored
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         pipes.close()
         raise
@@ -109,7 +109,11 @@ class _Pipes:
 
     def child(self, pid: int) -> ForkedChild:
         """Hand our ends over to the child's record, and close its own."""
-        child = ForkedChild(pid, self._liveness, self._exit[0] if self._exit else None)
+        try:
+            child = ForkedChild(pid, self._liveness, self._exit[0] if self._exit else None)
+        except ProcessLookupError:  # it has ended, and SIGCHLD is ignored, so that it is reaped, too
+            self._exit = os.pipe()
+            child = ForkedChild(pid, self._liveness, make_private(self._exit[0]))
         self._close_child_ends()
         return child
 

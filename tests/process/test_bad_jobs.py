@@ -18,6 +18,7 @@ import pytest
 from multiprocessing_kit import Process, RemoteError, SerializationError, Worker, WorkerLostError
 
 ROOT = Path(__file__).resolve().parents[2]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 BAD, JOBS = 13, 31
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM)
 
@@ -52,6 +53,10 @@ class Nasty:
     class ReduceExitsError(Exception):
         def __reduce__(self) -> NoReturn:
             sys.exit(9)
+
+    class TextError(Exception):
+        def __reduce__(self) -> tuple[Any, ...]:
+            return str, ("text",)
 
     class CodeError(Exception):
         @property
@@ -92,7 +97,8 @@ class Jobs(Worker):
     def process(self, argument: object) -> object:
         if not isinstance(argument, int):
             return self.do(self)
-        return [argument, os.getcwd(), *(str(signal.getsignal(number)) for number in HANDLED)]
+        handlers = [str(signal.getsignal(number)) for number in HANDLED]
+        return [argument, os.getcwd(), handlers, signal.getitimer(signal.ITIMER_REAL)]
 
     def recurse(self) -> object:
         return self.recurse()
@@ -151,6 +157,7 @@ CASES = {
     "pickling the exception exits": Case.throws(
         Nasty.ReduceExitsError("oh"), "ReduceExitsError: oh", remote=True
     ),
+    "exception unpickles to text": Case.throws(Nasty.TextError("oh"), "TextError: oh", remote=True),
     "exception without text and code": Case.throws(Nasty.CodeError()),
     "exit": Case.throws(SystemExit()),
     "exit 0": Case.throws(SystemExit(0)),
@@ -212,7 +219,9 @@ def test_what_is_printed_without_a_newline_appears_once() -> None:
         print("<end>")
     """
     command = [sys.executable, "-c", inspect.cleandoc(program)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=BUFFERED, timeout=60
+    )
     numbers = [f"<{number}>" for number in range(30)]
     assert sorted(re.findall("<.*?>", done.stdout)) == sorted([*numbers, "<caller>", "<end>"])
     assert sorted(re.findall("<.*?>", done.stderr)) == sorted(numbers)

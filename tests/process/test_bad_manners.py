@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from multiprocessing_kit import Process, WorkerLostError
+from multiprocessing_kit import Process, Worker, WorkerLostError
 from tests.process.test_bad_jobs import HANDLED, Case, Jobs, check_map
 
 BEAT = 50_000
@@ -70,7 +70,7 @@ class Child(Jobs):
 
     def leave_an_alarm(self) -> None:
         signal.signal(signal.SIGALRM, lambda *_: None)
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        signal.setitimer(signal.ITIMER_REAL, 1000)
 
     def leave_copy(self) -> None:
         """A copy that outlives the job and its child."""
@@ -134,3 +134,30 @@ def test_one_bad_job_among_good_ones(case: Case, resident: bool, tmp_path: Path)
     assert not any(path.stat().st_size for path in tmp_path.iterdir() if path.is_file()), (
         "written by the lane"
     )
+
+
+def test_threads_that_stay_behind_and_call_running() -> None:
+    """They send while their child waits for its next job, and beside the jobs that come."""
+
+    class Beats(Worker):
+        def beat(self) -> None:
+            while True:
+                self.running(beat=bytes(BEAT))
+
+        def process(self, argument: int) -> int:
+            if argument == 0:
+                for _ in range(3):
+                    threading.Thread(target=self.beat, daemon=True).start()
+            return argument
+
+    def inputs() -> Iterator[int]:
+        for number in range(300):
+            yield number
+            if number % 10 == 0:
+                beaten.clear()
+                beaten.wait(0.001)
+
+    beaten = threading.Event()
+    for _ in range(5):
+        process = Process(2).on("job_running", lambda process: beaten.set())
+        assert [response.body for response in process.map(Beats(), inputs())] == list(range(300))

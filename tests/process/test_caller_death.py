@@ -145,7 +145,7 @@ PROGRAMS = {
         def inputs():
             yield from range(8)
             say("busy")
-            signal.pause()
+            time.sleep(1000)
         Process(2).map(lambda n: time.sleep(0.01), inputs())
     """,
     "sleeping": "Process(2).map(lambda n: (say('busy'), time.sleep(1000)), range(8))",
@@ -202,10 +202,14 @@ threading.Thread(target=main).start()
 # A thread's children learn of their caller's death by a descriptor alone.
 @pytest.mark.parametrize(
     ("name", "thread"),
-    [(name, thread) for name in PROGRAMS for thread in (False, True)[: 2 - (name == "descriptors closed")]],
+    [
+        (name, thread)
+        for name in PROGRAMS
+        for thread in ("main", "other")[: 2 - (name == "descriptors closed")]
+    ],
 )
-def test_the_caller_is_killed(name: str, thread: bool) -> None:
-    wrap: Callable[[str], str] = in_thread if thread else str
+def test_the_caller_is_killed(name: str, thread: str) -> None:
+    wrap: Callable[[str], str] = in_thread if thread == "other" else str
     with Program(wrap(PROGRAMS[name])) as program:
         program.wait_for("busy")
         program.watch_children()

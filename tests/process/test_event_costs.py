@@ -9,7 +9,7 @@ import pytest
 
 from multiprocessing_kit import JobEvent, Process, RetryStrategy, Worker
 from multiprocessing_kit.runner import messages
-from multiprocessing_kit.runner.lane import CallerEnd
+from multiprocessing_kit.runner.caller_end import CallerEnd
 
 
 class Story(Worker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import os
 import random
@@ -21,6 +22,7 @@ from multiprocessing_kit.supervise.descriptors import close_private, make_privat
 from multiprocessing_kit.supervise.fork import fork_child
 
 ROOT = Path(__file__).resolve().parents[2]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 FOR_EVER = 1000.0
 
 
@@ -61,6 +63,25 @@ def test_sigchld_is_ignored(forked: Fork) -> None:
         responses = Process(2).map(lambda n: os._exit(3) if n == 5 else n, range(10))
         assert [response.ok for response in responses] == [number != 5 for number in range(10)]
         assert "unknown status" in str(responses[5].exception)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_sigchld_is_ignored_and_the_child_ends_at_once(forked: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_pidfd = getattr(os, "pidfd_open", None)
+
+    def open_late(pid: int) -> int:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        assert open_pidfd is not None
+        return int(open_pidfd(pid))
+
+    monkeypatch.setattr(os, "pidfd_open", open_late, raising=False)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        child = forked(lambda: True)
+        assert child.wait(FOR_EVER)
+        assert (child.ended, child.exitcode) == (True, None)
     finally:
         signal.signal(signal.SIGCHLD, before)
 
@@ -153,7 +174,9 @@ def test_output_is_flushed_once() -> None:
         print("after", end=";")
     """
     command = [sys.executable, "-c", inspect.cleandoc(program)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=50)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=BUFFERED, timeout=50
+    )
     assert done.stdout == "before;child;child;child;after;exit;"
 
 

@@ -94,3 +94,23 @@ def test_a_thread_that_outlives_its_job() -> None:
     process = Process(2).on("job_running", lambda _, info: heard.append(info["step"]))
     assert [response.body for response in process.map(LeavesThreads(), range(50))] == [*range(50)]
     assert set(heard) <= set(range(100))
+
+
+class Unreadable:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return int, ("not a number",)
+
+
+def test_info_that_the_caller_cannot_unpickle(caplog: pytest.LogCaptureFixture) -> None:
+    class Tells(Worker):
+        def process(self, argument: int) -> int:
+            self.running(what=Unreadable())
+            return argument
+
+    heard: list[Any] = []
+    process = Process(1).on(JobEvent.JOB_RUNNING, lambda _, info: heard.append(info))
+    assert [response.body for response in process.map(Tells(), [1, 2])] == [1, 2]
+    assert heard == [{}, {}]
+    assert "the payload of JOB_RUNNING cannot be unpickled" in caplog.text

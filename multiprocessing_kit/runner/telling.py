@@ -1,0 +1,105 @@
+"""What the caller's listeners hear of a run, and in which words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from multiprocessing_kit.errors import JobCanceledError, SerializationError
+from multiprocessing_kit.events import JobEvent
+from multiprocessing_kit.ipc.codec import decode
+from multiprocessing_kit.response import Response
+from multiprocessing_kit.runner.ledger import Job
+from multiprocessing_kit.runner.messages import HEADER
+from multiprocessing_kit.supervise.interrupts import Interrupts
+
+__all__ = ["Audience", "Teller"]
+
+_log = logging.getLogger("multiprocessing_kit.runner")
+
+_EVENTS = list(JobEvent)
+
+_SENT_BY_CHILDREN = JobEvent.JOB_START.bit | JobEvent.JOB_RUNNING.bit | JobEvent.JOB_RETRY.bit
+"""The events that only a child knows of; the final ones follow from the answer."""
+
+
+class Audience:
+    """The listeners of the caller.
+
+    Args:
+        listened: Tells which events anybody listens to, as a mask of `JobEvent.bit`.
+        fire: Calls the listeners of an event with its payload.
+    """
+
+    def __init__(self, listened: Callable[[], int], fire: Callable[[JobEvent, dict[str, Any]], None]) -> None:
+        self.listened = listened
+        self.fire = fire
+
+
+class Teller:
+    """Tells the audience of one run's events.
+
+    Args:
+        audience: The listeners.
+        run_id: Prefix of the job ids.
+        interrupts: Listeners are user code.
+    """
+
+    def __init__(self, audience: Audience, run_id: str, interrupts: Interrupts) -> None:
+        self._audience = audience
+        self._run_id = run_id
+        self._interrupts = interrupts
+        self._mask = 0
+
+    def look(self) -> int:
+        """See who listens now; the mask of events that the children are to send."""
+        self._mask = self._audience.listened()
+        return self._mask & _SENT_BY_CHILDREN
+
+    def answered(self, job: Job, response: Response, pid: int) -> None:
+        """Tell of a job's last event."""
+        if self._mask:
+            self._tell(_final_event(response), job, pid, {"response": response})
+
+    def relayed(self, record: bytes, job: Job, pid: int) -> None:
+        """Tell of an event that a child sent."""
+        _, job.attempt, _, place = HEADER.unpack_from(record)
+        event = _EVENTS[int(place)]
+        try:
+            fields = decode(memoryview(record)[HEADER.size :], f"the payload of {event.name}")
+        except SerializationError as error:  # an object in `info`: the event is still one
+            _log.error("job %s-%d: %s", self._run_id, job.index, error)
+            fields = {}
+        self._tell(event, job, pid, fields)
+
+    def _tell(self, event: JobEvent, job: Job, pid: int, fields: dict[str, Any]) -> None:
+        if not self._mask & event.bit:
+            return
+        response = fields.get("response")
+        payload = {
+            "event": event,
+            "job_id": f"{self._run_id}-{job.index}",
+            "argument": job.argument,
+            "attempt": job.attempt,
+            "response": response,
+            "exception": None if response is None else response.exception,
+            "delay": fields.get("delay"),
+            "info": fields.get("info") or {},
+            "pid": pid,
+        }
+        interrupts = self._interrupts
+        interrupts_before = interrupts.count
+        interrupts.in_user_code = True
+        try:
+            self._audience.fire(event, payload)
+        finally:
+            interrupts.in_user_code = False
+        interrupts.check_user_code(interrupts_before)
+
+
+def _final_event(response: Response) -> JobEvent:
+    if response.ok:
+        return JobEvent.JOB_SUCCESS
+    canceled = isinstance(response.exception, JobCanceledError)
+    return JobEvent.JOB_CANCELED if canceled else JobEvent.JOB_FAILED
