@@ -42,16 +42,17 @@ class AtMost:
 
 @dataclass(frozen=True)
 class NoMoreThan:
-    """A goal: another contender's median."""
+    """A goal: another contender's median, or a part of it."""
 
     contender: str
+    part: float = 1.0
 
     def __str__(self) -> str:
-        return f"<= {self.contender}"
+        return f"<= {self.contender}" if self.part == 1 else f"<= {self.part:g} {self.contender}"
 
     def limit(self, medians: dict[str, float]) -> float:
-        """That contender's median."""
-        return medians[self.contender]
+        """That part of its median."""
+        return medians[self.contender] * self.part
 
 
 Goal = AtMost | NoMoreThan

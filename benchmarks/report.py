@@ -13,7 +13,7 @@ from multiprocessing_kit.supervise.cpus import available_cpus
 
 __all__ = ["as_json", "head", "table"]
 
-_ROW = "  {:<40} {:>10} {:>21} {:>7}  {:<14} {}"
+_ROW = "  {:<40} {:>10} {:>21} {:>7}  {:<16} {}"
 
 
 def head(scale: Scale) -> str:

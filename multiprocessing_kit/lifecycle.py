@@ -125,12 +125,8 @@ class JobRun:
         worker._argument = self._argument
         worker._canceled = False
         if worker.retry is None and self._changes is None:
-            return self._run_once()
+            return self._finish(*self._attempt(1 if self._history is None else self._history.attempt))
         return self._run_with_retries()
-
-    def _run_once(self) -> Response:
-        outcome, response = self._attempt(1 if self._history is None else self._history.attempt)
-        return self._finish(outcome, response)
 
     def _run_with_retries(self) -> Response | Requeue:
         worker = self._worker

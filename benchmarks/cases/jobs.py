@@ -68,8 +68,8 @@ CASE = Case(
     title=f"{_JOBS:,} jobs of `x + 1`, one by one, {CHILDREN} children; without their start",
     unit="us/job",
     contenders=(
-        Contender("Process.map", _process_map, NoMoreThan("Pool.map")),
-        Contender("Process.imap", _process_imap, NoMoreThan("Pool.imap")),
+        Contender("Process.map", _process_map, NoMoreThan("Pool.imap", 0.5)),
+        Contender("Process.imap", _process_imap, NoMoreThan("Pool.imap", 0.5)),
         Contender("Pool.map", _pool_map),
         Contender("Pool.imap", _pool_imap),
         Contender("ProcessPoolExecutor.map", _executor_map),

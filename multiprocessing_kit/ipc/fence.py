@@ -15,10 +15,18 @@ released, would let both neighbours move into the middle and pass each other the
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
-__all__ = ["make_fence"]
+__all__ = ["KEEPS_STORES_IN_ORDER", "make_fence"]
+
+
+KEEPS_STORES_IN_ORDER = os.uname().machine in {"x86_64", "AMD64", "i386", "i686"}
+"""Whether stores are seen in the order they are made, and loads done in theirs: x86's total store order.
+
+There a counter may follow its payload without a fence; a load that must not pass an earlier store still
+needs one."""
 
 
 def make_fence() -> Callable[[], None]:

@@ -16,7 +16,7 @@ everything is kept at multiples of 8. The top bit of a length marks a piece that
 
 from __future__ import annotations
 
-from multiprocessing_kit.ipc.fence import make_fence
+from multiprocessing_kit.ipc.fence import KEEPS_STORES_IN_ORDER, make_fence
 
 __all__ = ["Ring"]
 
@@ -38,7 +38,7 @@ class Ring:
         self._buf = buf[_HEADER_BYTES:]
         self._words = buf.cast("Q")  # item access is one aligned 8-byte store; struct's is not
         self._capacity = len(self._buf)
-        self._fence = make_fence()
+        self._fence = None if KEEPS_STORES_IN_ORDER else make_fence()
 
     @staticmethod
     def bytes_for(capacity: int) -> int:
@@ -84,7 +84,8 @@ class Ring:
             first = capacity - start
             self._buf[start:] = payload[:first]
             self._buf[: size - first] = payload[first:]
-        self._fence()
+        if self._fence is not None:
+            self._fence()
         words[_HEAD] = head + 8 + ((size + 7) & ~7)  # publish
         return True
 
@@ -98,7 +99,8 @@ class Ring:
         tail = words[_TAIL]
         if words[_HEAD] == tail:
             return None
-        self._fence()  # the payload is loaded after the counter that promised it
+        if self._fence is not None:
+            self._fence()  # the payload is loaded after the counter that promised it
         capacity = self._capacity
         at = tail % capacity
         length = words[(_HEADER_BYTES + at) >> 3]
@@ -109,7 +111,8 @@ class Ring:
             payload = bytes(self._buf[start:end])
         else:
             payload = bytes(self._buf[start:]) + bytes(self._buf[: end - capacity])
-        self._fence()
+        if self._fence is not None:
+            self._fence()
         words[_TAIL] = tail + 8 + ((size + 7) & ~7)  # publish
         return payload, length >= _MORE
 

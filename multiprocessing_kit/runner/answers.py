@@ -18,6 +18,9 @@ __all__ = ["open_answer", "seal_answer"]
 def seal_answer(response: Response, index: int, attempt: int, job_id: str) -> tuple[Response, bytes]:
     """The record for `response`, and the response that it holds: another one if `response` cannot travel."""
     try:
+        if type(response) is JobResponse and response.ok:
+            body = encode(response.body, "the result", job_id)
+            return response, HEADER.pack(messages.DONE, attempt, index, response.duration) + body
         return response, _record(response, index, attempt, job_id)
     except SerializationError as error:
         failed = JobResponse(exception=error, job_id=job_id, attempts=attempt)
@@ -28,15 +31,12 @@ def seal_answer(response: Response, index: int, attempt: int, job_id: str) -> tu
 
 def _record(response: Response, index: int, attempt: int, job_id: str) -> bytes:
     duration = response.duration if isinstance(response, JobResponse) else 0.0
-    if type(response) is JobResponse and response.ok:
-        body = encode(response.body, "the result", job_id)
-        return HEADER.pack(messages.DONE, attempt, index, duration) + body
     return HEADER.pack(messages.RESPONSE, attempt, index, duration) + encode(response, "the response", job_id)
 
 
-def open_answer(record: bytes, job_id: str, pid: int) -> Response:
+def open_answer(record: bytes, header: tuple[int, int, int, float], job_id: str, pid: int) -> Response:
     """The response in an answer's record; a failed one if it cannot be unpickled here."""
-    kind, attempt, index, duration = HEADER.unpack_from(record)
+    kind, attempt, index, duration = header
     payload = memoryview(record)[HEADER.size :]
     try:
         if kind == messages.DONE:

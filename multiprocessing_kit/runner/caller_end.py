@@ -47,7 +47,7 @@ class CallerEnd:
     @property
     def clogged(self) -> bool:
         """Whether it should get no more jobs now: there is no room, or it has not passed those taken back."""
-        return bool(self._outbox) or self._words[BEGUN] < self._taken_until
+        return bool(self._outbox or (self._taken_until and self._words[BEGUN] < self._taken_until))
 
     def send_job(self, record: bytes) -> None:
         """Send a job; as `send`, but counted."""

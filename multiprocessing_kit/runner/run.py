@@ -280,14 +280,15 @@ class Run:
 
     def _collect(self, member: Member) -> None:
         while (record := member.lane.receive()) is not None:
-            kind, attempt, index, seconds = HEADER.unpack_from(record)
+            header = HEADER.unpack_from(record)
+            kind, attempt, index, seconds = header
             if kind in _ANSWERS:
                 job = self._ledger.answer(member, index)
                 self._crew.fruitful()
                 self._leases.note(seconds)
                 job.attempt = attempt
                 pid = member.child.pid
-                response = open_answer(record, self._job_id(job), pid)
+                response = open_answer(record, header, f"{self.id}-{index}", pid)
                 self._answer(job, response, pid)
             elif kind == messages.REQUEUE:
                 self._crew.fruitful()
@@ -311,8 +312,12 @@ class Run:
             self._ready.append(response)
             return
         early = self._early
-        early[job.index] = response
         wanted = self._popped + len(self._ready)
+        if job.index != wanted:
+            early[job.index] = response
+            return
+        self._ready.append(response)
+        wanted += 1
         while wanted in early:
             self._ready.append(early.pop(wanted))
             wanted += 1

@@ -12,6 +12,18 @@ from multiprocessing_kit.supervise.interrupts import Interrupts
 __all__ = ["Source"]
 
 
+_generation = 0
+"""How many forks this process is away from the one that imported this: cheaper to ask than the pid."""
+
+
+def _after_fork_in_child() -> None:
+    global _generation  # noqa: PLW0603
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Source:
     """Any iterable: without a length, endless, or one that raises half-way.
 
@@ -23,7 +35,7 @@ class Source:
     def __init__(self, inputs: Iterator[Any], interrupts: Interrupts) -> None:
         self._iterator = inputs
         self._interrupts = interrupts
-        self._pid = os.getpid()
+        self._generation = _generation
         self.exhausted = False
         self.error: BaseException | None = None
 
@@ -43,7 +55,7 @@ class Source:
             self.error = error
         finally:
             interrupts.in_user_code = False
-            if os.getpid() != self._pid:
+            if self._generation != _generation:
                 raise PoolError(
                     "the inputs forked and the copy came back into the runner; a generator of inputs "
                     "must end its own children (os._exit)"

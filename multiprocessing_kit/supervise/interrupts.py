@@ -33,20 +33,17 @@ class Interrupts:
 
     Attributes:
         in_user_code: Set while user code runs; a signal then raises where it strikes.
+        count: How many signals have come, raised or not.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._seen: list[int] = []
+        self.count = 0
         self._raised = 0
         self.in_user_code = False
         self._previous: dict[int, object] = {}
         self._depth = 0
-
-    @property
-    def count(self) -> int:
-        """How many have come, raised or not."""
-        return len(self._seen)
 
     def __enter__(self) -> Interrupts:
         self._depth += 1
@@ -66,7 +63,7 @@ class Interrupts:
 
     def check(self) -> None:
         """Raise for a signal that was noted and not raised yet."""
-        if len(self._seen) > self._raised:
+        if self.count > self._raised:
             self._raise(self._seen[-1])
 
     def check_user_code(self, count_before: int) -> None:
@@ -75,18 +72,19 @@ class Interrupts:
         Args:
             count_before: `count` before that user code.
         """
-        if len(self._seen) > count_before and self._seen[-1] != signal.SIGINT:
+        if self.count > count_before and self._seen[-1] != signal.SIGINT:
             self._raise(self._seen[-1])
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self._seen.append(signum)
+        self.count += 1
         if self.in_user_code:
             self.in_user_code = False
             self._raise(signum)
         self._wake()
 
     def _raise(self, signum: int) -> None:
-        self._raised = len(self._seen)
+        self._raised = self.count
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + signum)

@@ -151,7 +151,7 @@ def test_a_handler_of_the_program_is_left_alone(signum: signal.Signals) -> None:
         signal.signal(signal.SIGINT, handler)
         signal.signal(signal.SIGTERM, handler)
         responses = Process(2).map(job, range(2))
-        say([response.body for response in responses])
+        say(sorted(response.body for response in responses))
         say(len(signals))
         say({signal.getsignal(number) is handler for number in (signal.SIGINT, signal.SIGTERM)})
     """

@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from multiprocessing_kit import Process, Worker
+import pytest
+
+from multiprocessing_kit import JobEvent, Process, Worker
 
 Payload = dict[str, Any]
 
