@@ -38,18 +38,12 @@ Why no death does harm:
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from collections.abc import Iterable
 from typing import NoReturn, TypeVar
 
-from multiprocessing_kit.errors import (
-    QueueClosedError,
-    QueueEmptyError,
-    QueueError,
-    QueueFullError,
-    SerializationError,
-)
-from multiprocessing_kit.ipc.codec import decode, encode
+from multiprocessing_kit.errors import QueueClosedError, QueueEmptyError, QueueError, QueueFullError
 from multiprocessing_kit.queues.base import Queue, check_max_items, deadline_of
 from multiprocessing_kit.queues.records import RecordQueue
 
@@ -196,9 +190,9 @@ class SharedMemQueue(Queue[T]):
 
     def _dumps(self, item: T) -> bytes:
         try:
-            record = encode(item, "the item")
-        except SerializationError as error:
-            raise QueueError(f"{self!r}: {error}") from error.__cause__
+            record = pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:  # any other is not the item's: a signal handler may raise here
+            raise QueueError(f"{self!r}: an item of type {type(item).__name__} cannot be pickled") from error
         most = self._shared().max_payload
         if len(record) > most:
             raise QueueError(
@@ -209,9 +203,11 @@ class SharedMemQueue(Queue[T]):
 
     def _loads(self, record: bytes) -> T:
         try:
-            item: T = decode(record, f"an item of {len(record)} bytes")
-        except SerializationError as error:
-            raise QueueError(f"{self!r}: {error}; it was taken out") from error.__cause__
+            item: T = pickle.loads(record)
+        except Exception as error:
+            raise QueueError(
+                f"{self!r}: an item of {len(record)} bytes was taken out, but cannot be unpickled"
+            ) from error
         return item
 
     def _loads_all(self, records: list[bytes]) -> list[T]:

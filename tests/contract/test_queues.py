@@ -430,7 +430,7 @@ class Unreadable:
 
 
 def test_an_item_that_cannot_be_pickled(small: SharedMemQueue[Any]) -> None:
-    with pytest.raises(QueueError, match=r"Unpicklable\) cannot be pickled") as caught:
+    with pytest.raises(QueueError, match="Unpicklable cannot be pickled") as caught:
         small.put(Unpicklable())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert small.empty()
@@ -443,7 +443,7 @@ def test_an_item_that_cannot_be_unpickled(
     small: SharedMemQueue[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     small.put_many([Unreadable(), 1])
-    with pytest.raises(QueueError, match=r"cannot be unpickled: ValueError.*taken out") as caught:
+    with pytest.raises(QueueError, match="taken out, but cannot be unpickled") as caught:
         small.get()
     assert isinstance(caught.value.__cause__, ValueError)
     assert small.get() == 1
