@@ -209,8 +209,8 @@ class Process(EventSource):
         worker = as_worker(worker)
         try:
             iterator = iter(inputs)
-        except TypeError:
-            raise TypeError(f"inputs must be an iterable, not {type(inputs).__qualname__}") from None
+        except TypeError as error:
+            raise TypeError(f"inputs must be an iterable, not {type(inputs).__qualname__}") from error
         if self._closed:
             raise PoolError("this Process was shut down; make another")
         with self._lock:

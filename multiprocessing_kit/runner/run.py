@@ -279,6 +279,7 @@ class Run:
     # ── answers in ────────────────────────────────────────────────────────────────────────────────
 
     def _collect(self, member: Member) -> None:
+        interrupts = self._interrupts
         while (record := member.lane.receive()) is not None:
             header = HEADER.unpack_from(record)
             kind, attempt, index, seconds = header
@@ -288,7 +289,11 @@ class Run:
                 self._leases.note(seconds)
                 job.attempt = attempt
                 pid = member.child.pid
-                response = open_answer(record, header, f"{self.id}-{index}", pid)
+                interrupts.in_user_code = True  # unpickling is
+                try:
+                    response = open_answer(record, header, f"{self.id}-{index}", pid)
+                finally:
+                    interrupts.in_user_code = False
                 self._answer(job, response, pid)
             elif kind == messages.REQUEUE:
                 self._crew.fruitful()

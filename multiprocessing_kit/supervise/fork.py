@@ -20,7 +20,6 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import signal
 import sys
 import traceback
@@ -150,7 +149,7 @@ def _leave_it_to_the_parent(_signum: int, _frame: FrameType | None) -> None:
 def _start_clean() -> None:
     atexit._clear()
     gc.freeze()  # the parent's garbage is the parent's to finalize
-    random.seed()
+    # Python's own `random` seeds itself anew in a forked child; numpy's does not.
     numpy_random = sys.modules.get("numpy.random")  # imported later, it seeds itself
     if numpy_random is not None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "little"))

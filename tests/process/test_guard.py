@@ -13,6 +13,7 @@ PRELUDE = """
 import os, signal, subprocess, sys, threading, time
 import pytest, sysv_ipc
 kept = []
+PID = os.getpid() % 65536
 """
 SEEN = {
     "child": ("pid = os.fork()\nif not pid: signal.pause()\nlater(os.kill, pid, 9)", "child .*sleeping"),
@@ -28,7 +29,7 @@ SEEN = {
         "shm",
     ),
     "our_semaphore": (
-        "s = sysv_ipc.Semaphore(0x4D4B0000 + os.getpid() % 65536, sysv_ipc.IPC_CREX)\nlater(s.remove)",
+        "s = sysv_ipc.Semaphore(0x4D4B0000 + PID, sysv_ipc.IPC_CREX)\nlater(s.remove)",
         "sem .*0x4d4b",
     ),
 }
@@ -38,7 +39,7 @@ NOT_SEEN = {
     "closed_file": "with open(os.devnull): pass",
     "ended_thread": "thread = threading.Thread(target=int)\nthread.start()\nthread.join()",
     "freed_segment": "s = sysv_ipc.SharedMemory(None, sysv_ipc.IPC_CREX, size=9)\ns.detach()\ns.remove()",
-    "other_semaphore": "s = sysv_ipc.Semaphore(0x0BAD0000 + os.getpid() % 65536, sysv_ipc.IPC_CREX)\nlater(s.remove)",
+    "other_semaphore": "s = sysv_ipc.Semaphore(0x0BAD0000 + PID, sysv_ipc.IPC_CREX)\nlater(s.remove)",
     "garbage": "class Fd:\n    def __del__(self): os.close(self.fd)\n"
     "a = Fd()\na.a = a\na.fd = os.open(os.devnull, 0)\ndel a",
     "failed_itself": "kept.append(open(os.devnull))\nassert 0",
