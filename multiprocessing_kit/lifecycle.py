@@ -28,7 +28,7 @@ from multiprocessing_kit.events import (
     job_success,
     send,
 )
-from multiprocessing_kit.response import JobResponse, Response, is_response
+from multiprocessing_kit.response import JobResponse, Response, is_plain, is_response
 from multiprocessing_kit.retry import History, RetryType, Verdict
 
 if typing.TYPE_CHECKING:
@@ -63,6 +63,9 @@ class Host(Protocol):
 
     def relay(self, payload: dict[str, Any]) -> None:
         """Send an event home."""
+
+    def seal_body(self, body: object, seconds: float) -> bool:
+        """Make the bare result of a successful job fit to travel; False if it cannot."""
 
     def seal(self, response: Response) -> Response:
         """Make `response` fit to travel; gives a failed one in its place if it cannot."""
@@ -117,16 +120,35 @@ class JobRun:
         self._changes = changes
         self._host = host
 
-    def run(self) -> Response | Requeue:
-        """Run it to its answer, or to the point where another child may go on."""
+    def run(self) -> Response | Requeue | None:
+        """Run it to its answer, or to the point where another child may go on.
+
+        Returns:
+            The answer; or None if the host has sealed a bare result, for a job to whose end nobody listens.
+        """
         worker = self._worker
         worker.job_id = self._job_id
         worker.response = None
         worker._argument = self._argument
         worker._canceled = False
         if worker.retry is None and self._changes is None:
-            return self._finish(*self._attempt(1 if self._history is None else self._history.attempt))
+            return self._run_once()
         return self._run_with_retries()
+
+    def _run_once(self) -> Response | None:
+        worker, host = self._worker, self._host
+        outcome, raised, seconds = self._call(1 if self._history is None else self._history.attempt)
+        if (
+            host is not None
+            and not raised
+            and not worker._canceled
+            and not job_success.receivers
+            and is_plain(outcome)
+            and host.seal_body(outcome, seconds)
+        ):
+            worker.status = JobStatus.SUCCESS
+            return None
+        return self._finish(outcome, _as_response(outcome, raised, seconds))
 
     def _run_with_retries(self) -> Response | Requeue:
         worker = self._worker
@@ -138,7 +160,8 @@ class JobRun:
             except SerializationError as error:
                 return self._finish(error, JobResponse(exception=error))
             while True:
-                outcome, response = self._attempt(history.attempt)
+                outcome, raised, seconds = self._call(history.attempt)
+                response = _as_response(outcome, raised, seconds)
                 if worker._canceled or isinstance(outcome, JobCanceledError):
                     return self._finish(outcome, response)
                 try:
@@ -162,8 +185,8 @@ class JobRun:
         finally:
             changes.undo(worker)
 
-    def _attempt(self, number: int) -> tuple[object, Response]:
-        """Run `process()` once; what it returned or raised, and that as a response."""
+    def _call(self, number: int) -> tuple[object, bool, float]:
+        """Call `process()`; what it returned or raised, whether it raised, and after how many seconds."""
         worker = self._worker
         worker.attempt = number
         worker.status = JobStatus.RUNNING
@@ -171,25 +194,22 @@ class JobRun:
         if job_start.receivers or (host is not None and host.events):
             emit(worker, JobEvent.JOB_START)
             if worker._canceled:
-                return None, JobResponse()
-        outcome: object
+                return None, False, 0.0
         began = time.perf_counter()
         try:
-            outcome = worker.process(self._argument)
+            outcome: object = worker.process(self._argument)
+            raised = False
         except BaseException as error:
-            if host is not None:
-                host.check_process()
-            elif isinstance(error, KeyboardInterrupt):
+            if host is None and isinstance(error, KeyboardInterrupt):
                 raise  # in the user's own process this is the user
             outcome = error
-            response: Response = JobResponse(exception=error)
-        else:
+            raised = True
             if host is not None:
-                host.check_process()
-            response = typing.cast(Response, outcome) if is_response(outcome) else JobResponse(outcome)
-        if isinstance(response, JobResponse):
-            response.duration = time.perf_counter() - began
-        return outcome, response
+                host.check_process()  # while `sys.exc_info` still tells what to exit with
+        seconds = time.perf_counter() - began
+        if host is not None:
+            host.check_process()
+        return outcome, raised, seconds
 
     def _decide(self, outcome: object, response: Response, history: History) -> Verdict:
         strategy = self._worker.retry
@@ -250,6 +270,18 @@ class JobRun:
             response.attempts = self._worker.attempt
             response.pid = os.getpid() if self._host is None else self._host.pid
         return response
+
+
+def _as_response(outcome: object, raised: bool, seconds: float) -> Response:
+    if raised:
+        response: Response = JobResponse(exception=typing.cast(BaseException, outcome))
+    elif is_response(outcome):
+        response = typing.cast(Response, outcome)
+    else:
+        response = JobResponse(outcome)
+    if isinstance(response, JobResponse):
+        response.duration = seconds
+    return response
 
 
 # How a job ends, and the event that says so (the caller makes its own from the answer).

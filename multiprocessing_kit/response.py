@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from multiprocessing_kit.errors import JobError
 from multiprocessing_kit.ipc.codec import pack_exception, unpack_exception
 
-__all__ = ["JobResponse", "Response", "is_response"]
+__all__ = ["JobResponse", "Response", "is_plain", "is_response"]
 
 
 @runtime_checkable
@@ -105,10 +105,14 @@ _ABSENT = object()
 _PLAIN = frozenset({int, str, float, bool, bytes, bytearray, type(None), list, dict, tuple, set, frozenset})
 
 
+def is_plain(value: object) -> bool:
+    """Whether `value` is of a common built-in type, none of which is a `Response`."""
+    return type(value) in _PLAIN
+
+
 def is_response(value: object) -> bool:
     """`isinstance(value, Response)`, without its cost for what most jobs return."""
-    cls = type(value)
-    return cls is JobResponse or (cls not in _PLAIN and _has_its_attributes(value))
+    return type(value) is JobResponse or (not is_plain(value) and _has_its_attributes(value))
 
 
 def _has_its_attributes(value: object) -> bool:

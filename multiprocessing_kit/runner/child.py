@@ -181,6 +181,15 @@ class JobChild:
         with contextlib.suppress(DescriptorsLost):
             self._lane.send(header + record)
 
+    def seal_body(self, body: object, seconds: float) -> bool:
+        """Encode a bare result."""
+        try:
+            data = encode(body, "the result")
+        except SerializationError:
+            return False
+        self._sealed = HEADER.pack(messages.DONE, self._worker.attempt, self._index, seconds) + data
+        return True
+
     def seal(self, response: Response) -> Response:
         """Encode the answer, so that SUCCESS is not said of a job whose result cannot be sent."""
         worker = self._worker
