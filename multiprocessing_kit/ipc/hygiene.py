@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from multiprocessing_kit.ipc.stamp import HEADER_SIZE, Stamp, start_time
 from multiprocessing_kit.ipc.sysv import is_our_key, sysv_ipc
@@ -28,8 +28,7 @@ log = logging.getLogger("multiprocessing_kit.ipc")
 _swept = False
 
 
-@dataclass(frozen=True)
-class IpcObject:
+class IpcObject(NamedTuple):
     """One of our objects in the system.
 
     Attributes:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from multiprocessing_kit.errors import IpcError
 
 __all__ = ["segment_refused", "semaphore_refused"]
 
-_KERNEL = Path("/proc/sys/kernel")
-_TABLES = Path("/proc/sysvipc")
+_KERNEL = "/proc/sys/kernel"
 
 
 def segment_refused(error: BaseException, size: int) -> IpcError:
@@ -62,7 +60,8 @@ def _doubled(values: Sequence[int]) -> list[int]:
 def _values(name: str) -> list[int]:
     """The limit's numbers; none where it is not to be had (not Linux, or /proc is hidden)."""
     try:
-        return [int(value) for value in (_KERNEL / name).read_text().split()]
+        with open(f"{_KERNEL}/{name}") as file:
+            return [int(value) for value in file.read().split()]
     except OSError:
         return []
 
@@ -70,7 +69,8 @@ def _values(name: str) -> list[int]:
 def _used(table: str) -> int:
     """How many objects there are."""
     try:
-        return len((_TABLES / table).read_text().splitlines()) - 1
+        with open(f"/proc/sysvipc/{table}") as rows:
+            return sum(1 for _ in rows) - 1
     except OSError:
         return 0
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 __all__ = [
     "HEADER_SIZE",
@@ -111,9 +110,10 @@ def start_time(pid: int) -> int | None:
     A zombie counts as gone: it runs no more, and nothing is attached to it.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
     except (FileNotFoundError, ProcessLookupError):
-        return None if Path("/proc/self/stat").exists() else _start_time_elsewhere(pid)
+        return None if os.path.exists("/proc/self/stat") else _start_time_elsewhere(pid)
     # The name in parentheses may itself contain blanks and parentheses.
     fields = stat[stat.rindex(b")") + 2 :].split()
     state, started = fields[0], int(fields[19])

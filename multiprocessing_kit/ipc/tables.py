@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["SegmentRow", "SemaphoreRow", "read_segments", "read_semaphores"]
 
-_FOLDER = Path("/proc/sysvipc")
+_FOLDER = "/proc/sysvipc"
 
 
-@dataclass(frozen=True)
-class SegmentRow:
+class SegmentRow(NamedTuple):
     """One line of /proc/sysvipc/shm. `attached` counts attachments, `creator` is a pid."""
 
     key: int
@@ -23,8 +21,7 @@ class SegmentRow:
     uid: int
 
 
-@dataclass(frozen=True)
-class SemaphoreRow:
+class SemaphoreRow(NamedTuple):
     """One line of /proc/sysvipc/sem. `used`: an operation was ever done on it."""
 
     key: int
@@ -66,7 +63,8 @@ def read_semaphores() -> list[SemaphoreRow]:
 
 def _read(name: str) -> list[dict[str, str]]:
     try:
-        head, *lines = (_FOLDER / name).read_text().splitlines()
+        with open(f"{_FOLDER}/{name}") as table:
+            head, *lines = table.read().splitlines()
     except OSError:  # not Linux, or /proc is hidden
         return []
     columns = head.split()
