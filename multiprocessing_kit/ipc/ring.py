@@ -52,11 +52,6 @@ class Ring:
         """Longest payload, in bytes, that `write` would take now (producer's side); may be negative."""
         return self._capacity - (self._words[_HEAD] - self._words[_TAIL]) - 8
 
-    @property
-    def largest(self) -> int:
-        """Longest payload, in bytes, that an empty ring takes."""
-        return self._capacity - 8
-
     def write(self, payload: bytes | memoryview, *, more: bool = False) -> bool:
         """Append a record and publish it; producer only.
 

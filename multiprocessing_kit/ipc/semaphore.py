@@ -83,10 +83,6 @@ class Semaphore:
         """Give 1 back. `undo` as in the matching `acquire`."""
         self._operate(None, (1, _UNDO if undo else 0))
 
-    def wait_zero(self, timeout: float | None = None) -> bool:
-        """Wait until it is 0, at most `timeout` seconds. False if the time ran out."""
-        return self._operate(timeout, (0, 0))
-
     def wait_for(self, value: int, timeout: float | None = None) -> bool:
         """Wait until it is `value` or more, at most `timeout` seconds, and take nothing.
 

@@ -84,7 +84,7 @@ class JobChild:
             return self._begin_run(record)
         if not self._set_up and not self._do_setup():
             return False
-        skipped = self._lane.begin(index, attempt)
+        skipped = self._lane.begin(index)
         if skipped:
             self._lane.send(HEADER.pack(messages.SKIPPED, attempt, index, float(skipped)))
             return True

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from multiprocessing_kit.ipc.fence import make_fence
 from multiprocessing_kit.runner.lane import (
-    ATTEMPT,
     BEGUN,
     CALLER_WAITS,
     CHILD_WAITS,
@@ -68,11 +67,6 @@ class ChildEnd:
         self._cut_short = False
 
     @property
-    def stopping(self) -> bool:
-        """Whether the caller asked this child to stop."""
-        return self._words[STOP] != 0
-
-    @property
     def events(self) -> int:
         """Mask of the events that the caller listens to."""
         return self._words[EVENTS]
@@ -82,7 +76,7 @@ class ChildEnd:
         """Whether a job is under way."""
         return self._words[CURRENT] != 0
 
-    def begin(self, index: int, attempt: int) -> int:
+    def begin(self, index: int) -> int:
         """Note the job that is about to run, for the caller to find if this child dies of it.
 
         Returns:
@@ -96,7 +90,6 @@ class ChildEnd:
         if taken and 0 <= number - (taken >> COUNT_BITS) < taken & COUNT_MASK:
             return number
         words[SINCE] = time.monotonic_ns()
-        words[ATTEMPT] = attempt
         words[CURRENT] = index + 1
         return 0
 

@@ -2,7 +2,7 @@
 
     caller ──▶ down ring: jobs ──────▶ child          each word of the header has one writer:
     caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask, taken back
-                                                        child:  child waits, begun, current, since, attempt
+                                                        child:  child waits, begun, current, since
 
 No lock is shared: a child killed anywhere blocks nobody, and what it published can still be read.
 
@@ -28,7 +28,6 @@ from multiprocessing_kit.ipc.ring import Ring
 from multiprocessing_kit.ipc.segment import Segment
 
 __all__ = [
-    "ATTEMPT",
     "BEGUN",
     "CALLER_WAITS",
     "CHILD_WAITS",
@@ -56,7 +55,7 @@ PIECE = RING_BYTES // 2
 
 CALLER_WAITS, STOP, EVENTS = 0, 1, 2
 TAKEN_BACK = 3
-CHILD_WAITS, CURRENT, SINCE, ATTEMPT, BEGUN = 8, 9, 10, 11, 12
+CHILD_WAITS, CURRENT, SINCE, BEGUN = 8, 9, 10, 11
 _HEADER_BYTES = 128  # the caller's words in one cache line, the child's in the next
 
 COUNT_BITS = 24
