@@ -150,6 +150,7 @@ class Run:
 
     def _sleep(self) -> None:
         """Wait until there is something to do; see `lane` for why nothing is missed."""
+        self._interrupts.check()  # its ring may have been cleared with others, unheard
         crew = self._crew
         ended: list[Member] = []
         asleep = []
@@ -289,11 +290,13 @@ class Run:
                 self._leases.note(seconds)
                 job.attempt = attempt
                 pid = member.child.pid
+                interrupts_before = interrupts.count
                 interrupts.in_user_code = True  # unpickling is
                 try:
                     response = open_answer(record, header, f"{self.id}-{index}", pid)
                 finally:
                     interrupts.in_user_code = False
+                interrupts.check_user_code(interrupts_before)
                 self._answer(job, response, pid)
             elif kind == messages.REQUEUE:
                 self._crew.fruitful()
