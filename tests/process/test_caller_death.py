@@ -195,7 +195,9 @@ def in_thread(code: str) -> str:
     return f"""
 def main():
     {inspect.cleandoc(code).replace(chr(10), chr(10) + "    ")}
-threading.Thread(target=main).start()
+thread = threading.Thread(target=main)
+thread.start()
+thread.join()  # Python 3.12 forks no more once its main thread has ended
 """
 
 
