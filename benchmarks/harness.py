@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-__all__ = ["AtMost", "Case", "Contender", "Goal", "NoMoreThan", "Result", "Scale", "run"]
+from benchmarks.apart import apart
+from benchmarks.goals import AtMost, Goal, NoMoreThan, NoMoreThanBest, Verdict, judge
+
+__all__ = [
+    "AtMost",
+    "Case",
+    "Contender",
+    "Goal",
+    "LeftOut",
+    "NoMoreThan",
+    "NoMoreThanBest",
+    "Result",
+    "Scale",
+    "run",
+]
+
+_OWN = {"benchmarks", "multiprocessing_kit"}
+
+
+class LeftOut(Exception):
+    """Raised by a contender that does not take part; its text says why."""
+
+
+_ABSENT = (ImportError, LeftOut)
 
 
 @dataclass(frozen=True)
@@ -14,11 +38,11 @@ class Scale:
     """How much to do.
 
     Attributes:
-        rounds: How often each contender is measured.
+        rounds: How often each contender is measured; None leaves that to the case.
         quick: A fraction of the work, to see whether everything runs; the numbers mean little.
     """
 
-    rounds: int = 5
+    rounds: int | None = None
     quick: bool = False
 
     def jobs(self, count: int) -> int:
@@ -27,50 +51,26 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class AtMost:
-    """A goal: a number that is not to be passed."""
-
-    value: float
-
-    def __str__(self) -> str:
-        return f"<= {self.value:g}"
-
-    def limit(self, _medians: dict[str, float]) -> float:
-        """The number."""
-        return self.value
-
-
-@dataclass(frozen=True)
-class NoMoreThan:
-    """A goal: another contender's median, or a part of it."""
-
-    contender: str
-    part: float = 1.0
-
-    def __str__(self) -> str:
-        return f"<= {self.contender}" if self.part == 1 else f"<= {self.part:g} {self.contender}"
-
-    def limit(self, medians: dict[str, float]) -> float:
-        """That part of its median."""
-        return medians[self.contender] * self.part
-
-
-Goal = AtMost | NoMoreThan
-
-
-@dataclass(frozen=True)
 class Contender:
     """One way to do the case's work.
 
     Attributes:
         name: Shown in the table, unique in its case.
-        measure: Does the work once, from the start; returns a number in the case's unit.
-        goal: What the number should be.
+        measure: Does the work once, from the start; returns a number in the case's unit. An `ImportError`
+            means that the module it names is not installed, `LeftOut` that it does not take part.
+        goal: What the number should be; there may be several.
+        ours: Shown in our colour; what has a goal is ours anyway.
     """
 
     name: str
     measure: Callable[[Scale], float]
-    goal: Goal | None = None
+    goal: Goal | Sequence[Goal] = ()
+    ours: bool = False
+
+    @property
+    def goals(self) -> Sequence[Goal]:
+        """All of them."""
+        return self.goal if isinstance(self.goal, Sequence) else (self.goal,)
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,16 @@ class Case:
         title: What is done, and what the number includes.
         unit: Of the numbers.
         contenders: The first is what the others are compared with.
+        rounds: How often each is measured where nobody asks for another number.
+        apart: Each measurement is made in a forked process of its own.
     """
 
     name: str
     title: str
     unit: str
     contenders: Sequence[Contender]
+    rounds: int = 5
+    apart: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,27 +99,53 @@ class Result:
     """What came of one contender.
 
     Attributes:
-        rounds: Every number, in the order of the rounds.
-        ratio: Its median, as a multiple of the first contender's.
-        met: Whether the goal was; None where there is none.
+        ours: Whether it is one of ours.
+        rounds: Every number, in the order of the rounds; none if it was left out.
+        median: Of these.
+        ratio: The median, as a multiple of the first contender's; None where that has none, or 0.
+        goals: What came of each goal.
+        left_out: Why it was.
+        missing: The package it needs and that is not installed.
     """
 
     name: str
+    ours: bool
     rounds: Sequence[float]
-    median: float
-    ratio: float
-    goal: str
-    met: bool | None
+    median: float | None
+    ratio: float | None
+    goals: Sequence[Verdict]
+    left_out: str = ""
+    missing: str = ""
 
 
 def run(case: Case, scale: Scale) -> list[Result]:
-    """Measure every contender once per round, so that what the machine does meanwhile hits all alike."""
+    """Measure every contender once per round, so that what the machine does meanwhile hits all alike.
+
+    Raises:
+        ImportError: A contender cannot import our own modules.
+        RuntimeError: A contender failed.
+    """
     rounds: dict[str, list[float]] = {each.name: [] for each in case.contenders}
-    for number in range(scale.rounds):
+    absent: dict[str, Exception] = {}
+    for number in range(scale.rounds or (1 if scale.quick else case.rounds)):
         for contender in _turn(case.contenders, number):
-            rounds[contender.name].append(contender.measure(scale))
-    medians = {name: statistics.median(numbers) for name, numbers in rounds.items()}
-    return [_result(contender, rounds[contender.name], medians) for contender in case.contenders]
+            if contender.name in absent:
+                continue
+            try:
+                rounds[contender.name].append(_measure(case, contender, scale))
+            except _ABSENT as error:
+                if _top(error) in _OWN:
+                    raise
+                absent[contender.name] = error
+    medians = {name: statistics.median(numbers) for name, numbers in rounds.items() if numbers}
+    return [
+        _result(case, contender, rounds[contender.name], medians, absent.get(contender.name))
+        for contender in case.contenders
+    ]
+
+
+def _measure(case: Case, contender: Contender, scale: Scale) -> float:
+    return apart(partial(contender.measure, scale), _ABSENT) if case.apart else contender.measure(scale)
 
 
 def _turn(contenders: Sequence[Contender], number: int) -> Iterator[Contender]:
@@ -125,15 +155,33 @@ def _turn(contenders: Sequence[Contender], number: int) -> Iterator[Contender]:
     yield from contenders[:start]
 
 
-def _result(contender: Contender, rounds: Sequence[float], medians: dict[str, float]) -> Result:
-    median = medians[contender.name]
-    base = next(iter(medians.values()))
-    goal = contender.goal
+def _result(
+    case: Case,
+    contender: Contender,
+    rounds: Sequence[float],
+    medians: Mapping[str, float],
+    absence: Exception | None,
+) -> Result:
+    median = medians.get(contender.name)
+    base = medians.get(case.contenders[0].name)
+    missing = _package(absence)
     return Result(
         name=contender.name,
+        ours=contender.ours or bool(contender.goals),
         rounds=rounds,
         median=median,
-        ratio=median / base if base else 0.0,
-        goal="" if goal is None else str(goal),
-        met=None if goal is None else median <= goal.limit(medians),
+        ratio=median / base if median is not None and base else None,
+        goals=[judge(goal, median, medians) for goal in contender.goals],
+        left_out=f"not installed: {missing}" if missing else str(absence or ""),
+        missing=missing,
     )
+
+
+def _top(error: Exception) -> str:
+    """The package that could not be imported."""
+    return (error.name or str(error)).partition(".")[0] if isinstance(error, ImportError) else ""
+
+
+def _package(absence: Exception | None) -> str:
+    """As package indexes spell it."""
+    return _top(absence).replace("_", "-") if absence else ""

@@ -4,40 +4,70 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.goals import Verdict
 from benchmarks.harness import Case, Result, Scale
 from multiprocessing_kit.supervise.cpus import available_cpus
 
-__all__ = ["as_json", "head", "table"]
+__all__ = ["Measured", "as_json", "head", "missing", "number", "table", "verdict"]
 
-_ROW = "  {:<40} {:>10} {:>21} {:>7}  {:<16} {}"
+Measured = Sequence[tuple[Case, Sequence[Result]]]
+
+_ROW = "  {:<44} {:>10} {:>19} {:>7}  {}"
 
 
 def head(scale: Scale) -> str:
     """The machine and the options."""
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
-    quick = ", quick: the numbers mean little" if scale.quick else ""
+    rounds = f"; {scale.rounds} rounds" if scale.rounds else ""
+    quick = "; quick: the numbers mean little" if scale.quick else ""
     return (
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
-        f"{available_cpus()} processors, load {load}; {scale.rounds} rounds{quick}"
+        f"{available_cpus()} processors, load {load}{rounds}{quick}"
     )
 
 
 def table(case: Case, results: Sequence[Result]) -> str:
     """One case."""
-    lines = [f"{case.name}: {case.title}", _ROW.format("", case.unit, "min .. max", "ratio", "goal", "met")]
+    lines = [f"{case.name}: {case.title}", _ROW.format("", case.unit, "min .. max", "ratio", "goal")]
+    if all(result.left_out for result in results) and len({result.left_out for result in results}) == 1:
+        return "\n".join([lines[0], f"  skipped, {results[0].left_out}"])
     for result in results:
-        span = f"{_number(min(result.rounds))} .. {_number(max(result.rounds))}"
-        met = "" if result.met is None else "yes" if result.met else "no"
-        row = _ROW.format(result.name, _number(result.median), span, f"{result.ratio:.2f}", result.goal, met)
-        lines.append(row.rstrip())
+        lines.extend(line.rstrip() for line in _rows(result))
     return "\n".join(lines)
 
 
-def as_json(scale: Scale, measured: Sequence[tuple[Case, Sequence[Result]]]) -> dict[str, Any]:
+def _rows(result: Result) -> Iterator[str]:
+    """One line, and another for each further goal."""
+    if result.median is None:
+        yield _ROW.format(result.name, "-", "", "", result.left_out)
+        return
+    span = f"{number(min(result.rounds))} .. {number(max(result.rounds))}"
+    first, *others = [verdict(goal) for goal in result.goals] or [""]
+    ratio = "" if result.ratio is None else f"{result.ratio:.2f}"
+    yield _ROW.format(result.name, number(result.median), span, ratio, first)
+    for other in others:
+        yield _ROW.format("", "", "", "", other)
+
+
+def verdict(goal: Verdict) -> str:
+    """A goal, the number it comes to, and whether it was met."""
+    if goal.limit is None or goal.met is None:
+        return f"{goal.goal}: not known"
+    limit = number(goal.limit)
+    text = goal.goal if goal.goal == f"<= {limit}" else f"{goal.goal} ({limit})"
+    return f"{text}: {'met' if goal.met else 'not met'}"
+
+
+def missing(measured: Measured) -> list[str]:
+    """The packages without which contenders were left out."""
+    return sorted({result.missing for _, results in measured for result in results if result.missing})
+
+
+def as_json(scale: Scale, measured: Measured) -> dict[str, Any]:
     """Everything, every round included."""
     return {
         "machine": {
@@ -47,6 +77,7 @@ def as_json(scale: Scale, measured: Sequence[tuple[Case, Sequence[Result]]]) -> 
             "processors": available_cpus(),
         },
         "options": asdict(scale),
+        "missing": missing(measured),
         "cases": [
             {
                 "name": case.name,
@@ -59,5 +90,6 @@ def as_json(scale: Scale, measured: Sequence[tuple[Case, Sequence[Result]]]) -> 
     }
 
 
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 or value == int(value) else f"{value:.1f}"
+def number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

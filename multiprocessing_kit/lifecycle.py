@@ -28,13 +28,16 @@ from multiprocessing_kit.events import (
     job_success,
     send,
 )
-from multiprocessing_kit.response import JobResponse, Response, is_plain, is_response
+from multiprocessing_kit.response import JobResponse, Response, is_response
 from multiprocessing_kit.retry import History, RetryType, Verdict
 
 if typing.TYPE_CHECKING:
     from multiprocessing_kit.worker import Worker
 
-__all__ = ["Host", "JobRun", "JobStatus", "Requeue", "emit"]
+__all__ = ["Host", "JobRun", "JobStatus", "Outcome", "Requeue", "Running", "emit"]
+
+Outcome = tuple[object, bool, float]
+"""What `process()` returned or raised, whether it raised, and after how many seconds."""
 
 
 class JobStatus(enum.Enum):
@@ -64,14 +67,34 @@ class Host(Protocol):
     def relay(self, payload: dict[str, Any]) -> None:
         """Send an event home."""
 
-    def seal_body(self, body: object, seconds: float) -> bool:
-        """Make the bare result of a successful job fit to travel; False if it cannot."""
-
     def seal(self, response: Response) -> Response:
         """Make `response` fit to travel; gives a failed one in its place if it cannot."""
 
     def check_process(self) -> None:
         """End this process if `process()` forked it and it came back from there."""
+
+
+class Running(Protocol):
+    """Jobs that a runner's child runs one after the other, as the one under way sees them.
+
+    Attributes:
+        index: Its place among the inputs.
+        job_id: Its id.
+        argument: What it was given.
+    """
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def argument(self) -> object: ...
+    @property
+    def last(self) -> tuple[str, object]:
+        """Id and argument of the last one that is done."""
+
+    def cut(self) -> None:
+        """Have this job looked at before another one begins."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,7 @@ class JobRun:
         history: Of earlier attempts, if any.
         changes: That arrived with it, if any.
         host: The runner's child, if this is one; without it REQUEUE waits and retries here.
+        outcome: Of the first attempt, if it was made already.
     """
 
     def __init__(
@@ -112,6 +136,7 @@ class JobRun:
         history: History | None = None,
         changes: dict[str, bytes | None] | None = None,
         host: Host | None = None,
+        outcome: Outcome | None = None,
     ) -> None:
         self._worker = worker
         self._argument = argument
@@ -119,36 +144,20 @@ class JobRun:
         self._history = history
         self._changes = changes
         self._host = host
+        self._outcome = outcome
 
-    def run(self) -> Response | Requeue | None:
-        """Run it to its answer, or to the point where another child may go on.
-
-        Returns:
-            The answer; or None if the host has sealed a bare result, for a job to whose end nobody listens.
-        """
+    def run(self) -> Response | Requeue:
+        """Run it to its answer, or to the point where another child may go on."""
         worker = self._worker
         worker.job_id = self._job_id
         worker.response = None
         worker._argument = self._argument
-        worker._canceled = False
+        if self._outcome is None:
+            worker._canceled = False
         if worker.retry is None and self._changes is None:
-            return self._run_once()
+            outcome, raised, seconds = self._attempt(1 if self._history is None else self._history.attempt)
+            return self._finish(outcome, _as_response(outcome, raised, seconds))
         return self._run_with_retries()
-
-    def _run_once(self) -> Response | None:
-        worker, host = self._worker, self._host
-        outcome, raised, seconds = self._call(1 if self._history is None else self._history.attempt)
-        if (
-            host is not None
-            and not raised
-            and not worker._canceled
-            and not job_success.receivers
-            and is_plain(outcome)
-            and host.seal_body(outcome, seconds)
-        ):
-            worker.status = JobStatus.SUCCESS
-            return None
-        return self._finish(outcome, _as_response(outcome, raised, seconds))
 
     def _run_with_retries(self) -> Response | Requeue:
         worker = self._worker
@@ -160,7 +169,7 @@ class JobRun:
             except SerializationError as error:
                 return self._finish(error, JobResponse(exception=error))
             while True:
-                outcome, raised, seconds = self._call(history.attempt)
+                outcome, raised, seconds = self._attempt(history.attempt)
                 response = _as_response(outcome, raised, seconds)
                 if worker._canceled or isinstance(outcome, JobCanceledError):
                     return self._finish(outcome, response)
@@ -185,8 +194,14 @@ class JobRun:
         finally:
             changes.undo(worker)
 
-    def _call(self, number: int) -> tuple[object, bool, float]:
-        """Call `process()`; what it returned or raised, whether it raised, and after how many seconds."""
+    def _attempt(self, number: int) -> Outcome:
+        """Call `process()`, unless that was done already."""
+        if self._outcome is not None:
+            outcome, self._outcome = self._outcome, None
+            return outcome
+        return self._call(number)
+
+    def _call(self, number: int) -> Outcome:
         worker = self._worker
         worker.attempt = number
         worker.status = JobStatus.RUNNING

@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import operator
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from blinker import Signal
 
@@ -19,7 +20,9 @@ from multiprocessing_kit.observer import EventSource
 from multiprocessing_kit.progress import ProgressBar
 from multiprocessing_kit.queues import NullQueue, Queue
 from multiprocessing_kit.response import Response
+from multiprocessing_kit.responses import Responses
 from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
+from multiprocessing_kit.runner.feeding import Window
 from multiprocessing_kit.runner.run import Run
 from multiprocessing_kit.runner.stream import Stream
 from multiprocessing_kit.runner.telling import Audience
@@ -45,8 +48,12 @@ class Process(EventSource):
             (affinity and cgroup quota).
         queue: Where the responses of `map` go: None returns them; a `NullQueue` drops them; any other
             gets each with `put` in input order, and `map` returns its `get_all()`.
+        batch_size: How many jobs a child is given at once. "auto" adapts it to what jobs take: from one to
+            about 10 ms of work. A child that is killed may have run some of them whose answers had not been
+            sent yet, and these run again; 1 is for work that must not be repeated then.
         window: At most how many inputs `imap` takes from the iterable before their responses have
-            been yielded, and how many go before a requeued job; by default 64 for each child.
+            been yielded, and how many go before a requeued job; by default 64 for each child, and for
+            `imap` as many more as keep the children busy while jobs are tiny.
         progress: Show a progress bar on stderr, with counts of retries and failures.
         name: Shown in the children's process titles.
 
@@ -59,12 +66,15 @@ class Process(EventSource):
         processes: int | None = None,
         queue: Queue[Response] | None = None,
         *,
+        batch_size: int | Literal["auto"] = "auto",
         window: int | None = None,
         progress: bool = False,
         name: str = "",
     ) -> None:
         self._size = available_cpus() if processes is None else _positive(processes, "processes")
-        self._window = _WINDOW_PER_CHILD * self._size if window is None else _positive(window, "window")
+        self._window = None if window is None else _positive(window, "window")
+        self._queue_length = self._window or _WINDOW_PER_CHILD * self._size
+        self._batch_size = None if batch_size == "auto" else _positive(batch_size, "batch_size")
         if queue is not None and not isinstance(queue, Queue):
             raise TypeError(f"queue must be a multiprocessing_kit Queue or None, not {queue!r:.100}")
         self._queue = queue
@@ -77,7 +87,7 @@ class Process(EventSource):
         self._idle_crew: Crew | None = None
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
-    def map(self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any]) -> list[Response]:
+    def map(self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any]) -> Responses:
         """Run one job for each input.
 
         Args:
@@ -94,15 +104,19 @@ class Process(EventSource):
             KeyboardInterrupt: Ctrl-C; the children are stopped, within 2 seconds.
             SystemExit: SIGTERM, where the program has no handler for it; likewise.
         """
-        stream = self._stream(worker, inputs, ordered=True, window=None)
-        responses: list[Response] = []
+        stream = self._stream(
+            worker, inputs, ordered=True, eager=self._queue is not None, window=Window(None)
+        )
+        responses = Responses()
         with stream.interrupts as interrupts:  # also between two responses, where SIGTERM would kill
             try:
-                put = responses.append
-                if self._queue is not None:
+                if self._queue is None:
+                    for part in stream.parts():
+                        responses.add(part)
+                else:
                     put = self._putter(self._queue, responses, interrupts)
-                for response in stream:
-                    put(response)
+                    for response in stream:
+                        put(response)
             except BaseException as error:
                 stream.close()
                 self._drain_into(responses, interrupts)
@@ -132,7 +146,8 @@ class Process(EventSource):
         Raises:
             BaseException: As for `map`, after the responses before it have been yielded.
         """
-        return self._stream(worker, inputs, ordered=ordered, window=self._window)
+        window = Window(self._queue_length, grows=self._window is None)
+        return self._stream(worker, inputs, ordered=ordered, eager=True, window=window)
 
     def shutdown(self, wait: bool = True, cancel_pending: bool = False) -> None:
         """Take no more maps, and end the children that were kept.
@@ -171,7 +186,7 @@ class Process(EventSource):
     # ── responses to the queue ────────────────────────────────────────────────────────────────────
 
     def _putter(
-        self, queue: Queue[Response], drained: list[Response], interrupts: Interrupts
+        self, queue: Queue[Response], drained: Responses, interrupts: Interrupts
     ) -> Callable[[Response], None]:
         if isinstance(queue, NullQueue):
             return queue.put
@@ -181,18 +196,18 @@ class Process(EventSource):
             try:
                 queue.put(response, block=False)
             except QueueFullError:  # nobody may be there to make room, and map returns them all anyway
-                drained.extend(queue.get_all())
+                drained.add(queue.get_all())
                 queue.put(response, block=False)
             finally:
                 interrupts.in_user_code = False
 
         return put
 
-    def _drain_into(self, responses: list[Response], interrupts: Interrupts) -> None:
+    def _drain_into(self, responses: Responses, interrupts: Interrupts) -> None:
         if self._queue is not None:
             interrupts.in_user_code = True
             try:
-                responses.extend(self._queue.get_all())
+                responses.add(self._queue.get_all())
             finally:
                 interrupts.in_user_code = False
 
@@ -204,11 +219,12 @@ class Process(EventSource):
         inputs: Iterable[Any],
         *,
         ordered: bool,
-        window: int | None,
+        eager: bool,
+        window: Window,
     ) -> Stream:
         worker = as_worker(worker)
         try:
-            iterator = iter(inputs)
+            iterator = inputs if _is_short_range(inputs) else iter(inputs)
         except TypeError as error:
             raise TypeError(f"inputs must be an iterable, not {type(inputs).__qualname__}") from error
         if self._closed:
@@ -224,7 +240,9 @@ class Process(EventSource):
             crew,
             ordered=ordered,
             window=window,
-            queue_length=self._window,
+            queue_length=self._queue_length,
+            batch_size=self._batch_size,
+            eager=eager,
             interrupts=interrupts,
             audience=Audience(self._listened, self._fire),
         )
@@ -270,6 +288,11 @@ def _shut_down_open() -> None:
     """End, in some order, what a program left open; without this its children are killed with it."""
     for process in list(_open):
         process.shutdown(wait=False, cancel_pending=True)
+
+
+def _is_short_range(inputs: object) -> TypeGuard[range]:
+    """Whether `inputs` is a range, and `len` can tell its length."""
+    return isinstance(inputs, range) and (not inputs or abs(inputs[-1] - inputs[0]) <= sys.maxsize)
 
 
 def _positive(value: object, what: str) -> int:

@@ -88,6 +88,22 @@ class JobResponse:
             raise JobError(f"job {self.job_id} failed with exit code {self.exit_code}", job_id=self.job_id)
         return self.body
 
+    @classmethod
+    def succeeded(cls, body: Any, job_id: str, duration: float, pid: int, index: int) -> JobResponse:
+        """The answer of a job that succeeded at once; half the price of a call of the class."""
+        made = cls.__new__(cls)
+        made.__dict__ = {
+            "body": body,
+            "exit_code": 0,
+            "exception": None,
+            "job_id": job_id,
+            "attempts": 1,
+            "duration": duration,
+            "pid": pid,
+            "argument_index": index,
+        }
+        return made
+
     def __getstate__(self) -> dict[str, Any]:
         # An exception may not pickle, or not unpickle, and would lose its traceback: pack it.
         state = self.__dict__.copy()

@@ -11,10 +11,13 @@ from typing import Any
 from blinker import Signal
 
 from multiprocessing_kit.events import SIGNALS, JobEvent
-from multiprocessing_kit.lifecycle import Host, JobRun, JobStatus, emit
+from multiprocessing_kit.lifecycle import Host, JobRun, JobStatus, Running, emit
 from multiprocessing_kit.observer import EventSource
 from multiprocessing_kit.response import Response
 from multiprocessing_kit.retry import RetryStrategy
+
+if typing.TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["FunctionWorker", "Worker", "as_worker"]
 
@@ -33,24 +36,26 @@ class Worker(EventSource):
 
     Attributes:
         name, retry: As given; settable.
-        job_id, attempt, status: Of the current job; the last one's after it.
+        attempt, status: Of the current job; the last one's after it.
         response: The current job's answer, None until there is one.
     """
 
     PER_JOB: typing.ClassVar[frozenset[str]] = frozenset(
-        {"job_id", "status", "response", "attempt", "_argument", "_canceled", "_host", "_listeners"}
+        {"_job_id", "status", "response", "attempt", "_argument_given"}
+        | {"_canceled", "_host", "_running", "_listeners"}
     )
     """Attributes that belong to a job or a process rather than to the worker."""
 
     name: str = ""
     retry: RetryStrategy | None = None
-    job_id: str = ""
     status: JobStatus = JobStatus.READY
     response: Response | None = None
     attempt: int = 0
-    _argument: object = None
+    _job_id: str = ""
+    _argument_given: object = None
     _canceled: bool = False
     _host: Host | None = None
+    _running: Running | None = None
 
     def __init__(self, name: str = "", *, retry: RetryStrategy | None = None) -> None:
         if retry is not None and not isinstance(retry, RetryStrategy):
@@ -85,7 +90,48 @@ class Worker(EventSource):
         Under REQUEUE it waits and retries here: there is no queue. `KeyboardInterrupt` passes through.
         """
         response = JobRun(self, argument, f"{os.getpid()}-{next(_started)}").run()
-        return typing.cast(Response, response)
+        return typing.cast(Response, response)  # without a host it is never a Requeue
+
+    @property
+    def job_id(self) -> str:
+        """The current job's id, the last one's after it."""
+        return self._job_id if self._running is None else self._running.job_id
+
+    @job_id.setter
+    def job_id(self, job_id: str) -> None:
+        self._job_id = job_id
+
+    @property
+    def _argument(self) -> object:
+        return self._argument_given if self._running is None else self._running.argument
+
+    @_argument.setter
+    def _argument(self, argument: object) -> None:
+        self._argument_given = argument
+
+    def _begin(self, running: Running | None, job_id: str = "", argument: object = None) -> None:
+        """Jobs begin that have nothing to do with the last one, or one with this id and argument."""
+        self._job_id = job_id
+        self._argument_given = argument
+        self.response = None
+        self.attempt = 1
+        self.status = JobStatus.RUNNING
+        self._canceled = False
+        self._running = running
+
+    def _leave(self, running: Running) -> None:
+        """Stand where the last one that succeeded left off."""
+        self._running = None
+        self._job_id, self._argument_given = running.last
+        self.status = JobStatus.SUCCESS
+
+    def on(
+        self, event: JobEvent | str, listener: Callable[..., object], *args: object, override: bool = False
+    ) -> Self:
+        """As `EventSource.on`; the listener runs in the child."""
+        if self._running is not None:
+            self._running.cut()
+        return super().on(event, listener, *args, override=override)
 
     def cancel(self) -> None:
         """End the current job as CANCELED.
@@ -94,6 +140,8 @@ class Worker(EventSource):
         `process()` it takes effect when that returns.
         """
         self._canceled = True
+        if self._running is not None:
+            self._running.cut()
 
     def _signal(self, event: JobEvent) -> Signal:
         return SIGNALS[event]

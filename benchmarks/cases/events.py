@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from unittest import mock
 
-from benchmarks.cases.jobs import per_job
+from benchmarks.clock import per_job
 from benchmarks.harness import AtMost, Case, Contender, Scale
 from benchmarks.peers import CHILDREN
 from multiprocessing_kit import JobEvent, Process, Worker
@@ -88,9 +88,9 @@ BYTES = Case(
     title="the size of these records",
     unit="per job",
     contenders=(
-        Contender("nobody listens", _traffic(_nobody, _size)),
-        Contender("caller listens for JOB_SUCCESS", _traffic(_success, _size)),
-        Contender("caller listens for every event", _traffic(_all, _size)),
+        Contender("nobody listens", _traffic(_nobody, _size), ours=True),
+        Contender("caller listens for JOB_SUCCESS", _traffic(_success, _size), ours=True),
+        Contender("caller listens for every event", _traffic(_all, _size), ours=True),
     ),
 )
 
@@ -115,9 +115,9 @@ TIME = Case(
     title=f"{_JOBS:,} jobs that also fire JOB_RUNNING, {CHILDREN} children; their start is not included",
     unit="us/job",
     contenders=(
-        Contender("nobody listens", _time(_nobody)),
-        Contender("worker listens for every event", _time(_nobody, in_child=True)),
-        Contender("caller listens for JOB_SUCCESS", _time(_success)),
-        Contender("caller listens for every event", _time(_all)),
+        Contender("nobody listens", _time(_nobody), ours=True),
+        Contender("worker listens for every event", _time(_nobody, in_child=True), ours=True),
+        Contender("caller listens for JOB_SUCCESS", _time(_success), ours=True),
+        Contender("caller listens for every event", _time(_all), ours=True),
     ),
 )

@@ -73,4 +73,5 @@ CASE = Case(
         ),
         Contender("blinker, sysv_ipc", _import("import blinker, sysv_ipc")),
     ),
+    apart=False,  # in interpreters of their own anyway
 )

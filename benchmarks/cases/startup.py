@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 
-from benchmarks.cases.jobs import increment
+from benchmarks import peers
+from benchmarks.clock import milliseconds
 from benchmarks.harness import Case, Contender, NoMoreThan, Scale
-from benchmarks.peers import CHILDREN, executor, pool
+from benchmarks.peers import CHILDREN, Opener
+from benchmarks.work import increment
 from multiprocessing_kit import Process
 
 __all__ = ["CASE"]
 
 _TIMES = 20
+_TIMES_OF_SLOW = 4
 
 
-def _per_life(live: Callable[[], object]) -> Callable[[Scale], float]:
-    """Milliseconds for one `live()`."""
+def _life(live: Callable[[], object], times: int = _TIMES) -> Callable[[Scale], float]:
+    """Measures milliseconds for one `live()`."""
 
     def measure(scale: Scale) -> float:
-        times = scale.jobs(_TIMES) if not scale.quick else 2
+        repeated = 2 if scale.quick else times
         live()
-        began = time.perf_counter()
-        for _ in range(times):
-            live()
-        return (time.perf_counter() - began) / times * 1000
+        return milliseconds(lambda: [live() for _ in range(repeated)]) / repeated
 
     return measure
 
@@ -33,14 +33,12 @@ def _process() -> None:
     Process(CHILDREN).map(increment, [1, 2])
 
 
-def _pool() -> None:
-    with pool() as peer:
-        peer.map(increment, [1, 2], chunksize=1)
+def _peer(opener: Opener) -> Callable[[], object]:
+    def live() -> None:
+        with opener() as map_:
+            list(map_(increment, [1, 2]))
 
-
-def _executor() -> None:
-    with executor() as peer:
-        list(peer.map(increment, [1, 2]))
+    return live
 
 
 CASE = Case(
@@ -48,8 +46,11 @@ CASE = Case(
     title=f"{CHILDREN} children made, used for 2 jobs and ended in order",
     unit="ms",
     contenders=(
-        Contender("Process", _per_life(_process), NoMoreThan("Pool")),
-        Contender("Pool", _per_life(_pool)),
-        Contender("ProcessPoolExecutor", _per_life(_executor)),
+        Contender("Process", _life(_process), NoMoreThan("Pool")),
+        Contender("Pool", _life(_peer(partial(peers.pool, 1)))),
+        Contender("ProcessPoolExecutor", _life(_peer(peers.executor))),
+        Contender("mpire", _life(_peer(peers.mpire), _TIMES_OF_SLOW)),
+        Contender("loky", _life(_peer(peers.loky), _TIMES_OF_SLOW)),
+        Contender("pebble", _life(_peer(peers.pebble), _TIMES_OF_SLOW)),
     ),
 )

@@ -29,11 +29,11 @@ _LAST = MAX_VALUE - 1  # a sleeper waits for one more than it noted, which must 
 
 
 class Bell:
-    """Two semaphores, and one byte of shared memory that says which of them counts.
+    """Two semaphores, and one item of shared memory that says which of them counts.
 
     Args:
         semaphores: Both, created with 0.
-        turn: A view of that one byte.
+        turn: A view of that one item.
     """
 
     def __init__(self, semaphores: tuple[Semaphore, Semaphore], turn: memoryview) -> None:
@@ -54,7 +54,7 @@ class Bell:
     def ring(self) -> None:
         """Wake everybody. Call under the mutex, before the change they wait for."""
         try:
-            self._semaphores[self._turn[0]].release(undo=False)
+            self._semaphores[self._turn[0]].release()
         except IpcError as error:
             # Full: everybody who noted it waits for a lower count, and so is awake already.
             if error.errno != errno.ERANGE:

@@ -16,7 +16,7 @@ from typing import Any
 
 from multiprocessing_kit.errors import RemoteError, SerializationError
 
-__all__ = ["decode", "encode", "pack_exception", "unpack_exception"]
+__all__ = ["decode", "encode", "pack_exception", "refused", "unpack_exception"]
 
 _PROTOCOL = pickle.HIGHEST_PROTOCOL
 
@@ -40,7 +40,7 @@ def encode(value: object, what: str, job_id: str = "") -> bytes:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise _refused("pickled", type(value).__qualname__, what, job_id, error) from error
+        raise refused("pickled", type(value).__qualname__, what, job_id, error) from error
 
 
 def decode(data: bytes | memoryview, what: str, job_id: str = "") -> Any:
@@ -50,10 +50,11 @@ def decode(data: bytes | memoryview, what: str, job_id: str = "") -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise _refused("unpickled", "", what, job_id, error) from error
+        raise refused("unpickled", "", what, job_id, error) from error
 
 
-def _refused(verb: str, type_name: str, what: str, job_id: str, error: BaseException) -> SerializationError:
+def refused(verb: str, type_name: str, what: str, job_id: str, error: BaseException) -> SerializationError:
+    """The error for what cannot be pickled or unpickled; `verb` says which."""
     subject = f"job {job_id}: {what}" if job_id else what
     kind = f" (a {type_name})" if type_name else ""
     reason = "".join(traceback.format_exception_only(type(error), error)).strip()

@@ -22,7 +22,6 @@ __all__ = ["MAX_VALUE", "Semaphore", "SemaphoreRemovedError"]
 MAX_VALUE = 32767  # SEMVMX
 
 _NOWAIT = 0o4000
-_UNDO = 0x1000
 _POLL = 0.01  # seconds between tries where there is no semtimedop (macOS)
 
 
@@ -72,16 +71,9 @@ class Semaphore:
         except require_sysv().ExistentialError as error:
             raise self._removed() from error
 
-    def acquire(self, timeout: float | None = None, *, undo: bool = True) -> bool:
-        """Take 1, waiting at most `timeout` seconds. False if the time ran out.
-
-        With `undo` the kernel gives it back when this process dies.
-        """
-        return self._operate(timeout, (-1, _UNDO if undo else 0))
-
-    def release(self, *, undo: bool = True) -> None:
-        """Give 1 back. `undo` as in the matching `acquire`."""
-        self._operate(None, (1, _UNDO if undo else 0))
+    def release(self) -> None:
+        """Add 1, which stays when this process dies."""
+        self._operate(None, (1, 0))
 
     def wait_for(self, value: int, timeout: float | None = None) -> bool:
         """Wait until it is `value` or more, at most `timeout` seconds, and take nothing.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from multiprocessing_kit.errors import QueueClosedError
@@ -16,25 +16,43 @@ from multiprocessing_kit.ipc.semaphore import Semaphore, SemaphoreRemovedError
 from multiprocessing_kit.ipc.stamped import StampedSegment
 from multiprocessing_kit.ipc.sysv import require_sysv
 from multiprocessing_kit.queues.base import remaining
-from multiprocessing_kit.queues.ring import (
-    FLAGS_AT,
-    FLAGS_SIZE,
-    LENGTH_SIZE,
-    RING_HEADER,
-    RecordRing,
-    RingState,
-)
+from multiprocessing_kit.queues.ring import APPENDERS_OWN, TAKERS_OWN, RecordRing, split
 
 __all__ = ["RecordQueue"]
 
+A = TypeVar("A")
 R = TypeVar("R")
 Noted = tuple[Semaphore, int]
 
-_GETTERS, _PUTTERS, _TURN = range(3)  # bytes of flags: who sleeps, and the bell's own
-_PUT, _GOT, _CLOSED = 2, 3, 4  # in a RingState
-
-_TRIES = 3  # at the mutex, before sleeping until it is free
+_TRIES = 3  # at a lock, before sleeping until it is free
+_LOOKS = 100  # at the ring, before sleeping until it changes: less than falling asleep and waking cost
 _let_others_run: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+
+class _End:
+    """One end of the queue.
+
+    Attributes:
+        lock: Of those who use this end.
+        asleep: Whether somebody sleeps until they have; written under the lock.
+    """
+
+    def __init__(self, semaphores: Sequence[Semaphore], words: memoryview) -> None:
+        self.lock, first, second = semaphores
+        self.asleep = words[:1]
+        self.bell = Bell((first, second), words[1:2])
+
+    def note(self) -> Noted:
+        """Before sleeping until this end is used. Under its lock."""
+        self.asleep[0] = 1
+        return self.bell.note()
+
+    def wake(self) -> None:
+        """Wake who sleeps, before the change. Under the lock."""
+        # Killed after the ring, the flag stays up: one needless ring later. Never the other way round.
+        if self.asleep[0]:
+            self.bell.ring()
+            self.asleep[0] = 0
 
 
 class RecordQueue:
@@ -46,140 +64,184 @@ class RecordQueue:
     """
 
     def __init__(self, max_records: int, size: int) -> None:
-        self._segment = StampedSegment("queue", RING_HEADER + size, (1, 0, 0))
-        self._mutex, first, second = self._segment.semaphores
-        self._max_records = max_records
-        self._ring = RecordRing(self._segment.buf)
-        self._flags = self._segment.buf[FLAGS_AT : FLAGS_AT + FLAGS_SIZE]
-        self._bell = Bell((first, second), self._flags[_TURN : _TURN + 1])
+        self._segment = StampedSegment("queue", RecordRing.bytes_for(size), (1, 0, 0, 1, 0, 0))
+        self._ring = RecordRing(self._segment.buf, max_records)
+        semaphores, words = self._segment.semaphores, self._ring.words
+        self._appenders = _End(semaphores[:3], words[APPENDERS_OWN : APPENDERS_OWN + 2])
+        self._takers = _End(semaphores[3:], words[TAKERS_OWN : TAKERS_OWN + 2])
         self._busy: type[Exception] = require_sysv().BusyError
         self._gone: type[Exception] = require_sysv().ExistentialError
         self.key = self._segment.key
-        self.max_payload = self._ring.capacity - LENGTH_SIZE
+        self.max_payload = self._ring.max_payload
+
+    def put_one(self, record: bytes, block: bool, deadline: float | None) -> bool:
+        """Add a record, waiting for room. False if the time ran out."""
+        try:
+            with self._appenders.lock.guard:
+                if self._append_one(record):
+                    return True
+        except (self._busy, self._gone):
+            pass
+        return self.put([record], block, deadline)
 
     def put(self, records: list[bytes], block: bool, deadline: float | None) -> bool:
         """Take records out of the list and add them, waiting for room. False if the time ran out."""
-        while True:
-            try:
-                noted = self._locked(lambda: self._append(records, block), deadline)
-            except TimeoutError:
-                return False
-            if not records:
-                return True
-            if noted is None or not self._wait(noted, deadline):
-                return False
+        ring, looks = self._ring, _LOOKS
+        try:
+            while True:
+                head = ring.head
+                if self._locked(self._appenders, self._append, records, deadline):
+                    looks = _LOOKS
+                if not records:
+                    return True
+                if not block:
+                    return False
+                if not ring.has_lost_records(head, looks):
+                    looks = 1
+                    noted = self._locked(self._takers, self._note_full, len(records[0]), deadline)
+                    self._sleep(noted, deadline)
+        except TimeoutError:
+            return False
 
-    def take(self, limit: int, block: bool, deadline: float | None) -> list[bytes] | None:
-        """Remove up to `limit` records, waiting for the first; none if the time ran out.
+    def take_one(self, block: bool, deadline: float | None) -> bytes | None:
+        """Remove the first record, waiting for one. None if the time ran out.
 
-        Returns None if the queue is closed and there are no more.
+        Raises:
+            QueueClosedError: Closed, and there are no more.
         """
-        while True:
-            try:
-                taken = self._locked(lambda: self._remove(limit, block), deadline)
-            except TimeoutError:
-                return []
-            if not isinstance(taken, tuple):
-                return taken
-            if not self._wait(taken, deadline):
-                return []
+        try:
+            with self._takers.lock.guard:
+                record = self._remove_one()
+                if record:
+                    return record
+        except (self._busy, self._gone):
+            pass
+        return self._first(lambda _: self._remove_one(), None, block, deadline)
+
+    def take(self, most: int, block: bool, deadline: float | None) -> list[memoryview]:
+        """Remove up to `most` records, waiting for the first; none if the time ran out.
+
+        Raises:
+            QueueClosedError: Closed, and there are no more.
+        """
+        return split(self._first(self._remove, most, block, deadline) or b"")
+
+    def take_rest(self, most: int) -> list[memoryview]:
+        """Remove up to `most` records that are there."""
+        return split(self._locked(self._takers, self._remove, most))
 
     def count(self) -> int:
         """How many records there are."""
-        _, _, put, got, _ = self._locked(self._ring.load)
-        return put - got
+        return self._locked(self._appenders, lambda _: self._ring.count(), None)
 
     def clear(self) -> None:
         """Drop every record."""
-        self._locked(lambda: self._change(lambda state: (0, 0, state[_PUT], state[_PUT], state[_CLOSED])))
+        self._locked(self._takers, self._clear, None)
 
     def close(self) -> None:
         """Take no more records."""
-        self._locked(lambda: self._change(lambda state: (*state[:4], 1)))
+        # Nobody waits for a lock while holding the takers' one, so this cannot be a deadlock.
+        self._locked(self._appenders, lambda _: self._locked(self._takers, self._close, None), None)
 
     def destroy(self) -> None:
-        """Remove it from the system; whoever waits wakes. Needs no mutex, so nobody can hinder it."""
+        """Remove it from the system; whoever waits wakes. Needs no lock, so nobody can hinder it."""
         self._segment.remove()
 
-    def _locked(self, action: Callable[[], R], deadline: float | None = None) -> R:
-        """Run `action` under the mutex. Raises TimeoutError if others held it until `deadline`."""
-        if self._segment.is_removed:
-            raise self._destroyed()
+    def _first(
+        self, remove: Callable[[A], R | None], argument: A, block: bool, deadline: float | None
+    ) -> R | None:
+        looks = _LOOKS if block else 1
+        try:
+            while True:
+                if self._ring.has_records(looks):
+                    taken = self._locked(self._takers, remove, argument, deadline)
+                    if taken:
+                        return taken
+                else:
+                    looks = 1
+                    self._sleep(self._locked(self._appenders, self._note_empty, block, deadline), deadline)
+        except TimeoutError:
+            return None
+
+    def _locked(self, end: _End, action: Callable[[A], R], argument: A, deadline: float | None = None) -> R:
+        """Run `action` under an end's lock. Raises TimeoutError if others held it until `deadline`."""
         tries = 0
         try:
             while True:
                 try:
-                    # A signal handler that raises does so inside, where leaving gives the mutex back.
-                    with self._mutex.guard:
-                        return action()
+                    # A signal handler that raises does so inside, where leaving gives the lock back.
+                    with end.lock.guard:
+                        return action(argument)
                 except self._busy:
                     # Held for microseconds only, so let others run before sleeping. Sleepers wake to
                     # try again; being handed it in turn would mean a switch of processes per record.
                     tries += 1
                     if tries <= _TRIES:
                         _let_others_run()
-                    elif not self._mutex.wait_for(1, remaining(deadline)):
+                    elif not end.lock.wait_for(1, remaining(deadline)):
                         raise TimeoutError from None
         except (self._gone, SemaphoreRemovedError) as error:
             raise self._destroyed() from error
 
-    def _wait(self, noted: Noted, deadline: float | None) -> bool:
+    def _sleep(self, noted: Noted | None, deadline: float | None) -> None:
+        """Until the bell rings; not at all if there is nothing noted. TimeoutError at `deadline`."""
+        if noted is None:
+            return
         try:
-            return self._bell.wait(noted, remaining(deadline))
+            if not Bell.wait(noted, remaining(deadline)):
+                raise TimeoutError
         except SemaphoreRemovedError as error:
             raise self._destroyed() from error
 
     def _destroyed(self) -> QueueClosedError:
         return QueueClosedError(f"{self!r} was destroyed")
 
-    def _append(self, records: list[bytes], block: bool) -> Noted | None:
-        ring = self._ring
-        state = ring.load()
-        if state[_CLOSED]:
+    def _append_one(self, record: bytes) -> bool:
+        if self._ring.closed:
             raise QueueClosedError(f"{self!r} was closed")
-        done = 0
-        for record in records:
-            head, tail, put, got, _ = state
-            if 0 < self._max_records <= put - got or tail - head + len(record) > self.max_payload:
-                break
-            state = ring.append(state, record)
-            done += 1
-        if done:
-            self._wake(_GETTERS)
-            ring.commit(state)
-            del records[:done]
-        return self._note(_PUTTERS) if records and block else None
+        if self._appenders.asleep[0]:
+            self._appenders.wake()
+        return self._ring.append_one(record)
 
-    def _remove(self, limit: int, block: bool) -> list[bytes] | Noted | None:
-        ring = self._ring
-        state = ring.load()
-        count = min(limit, state[_PUT] - state[_GOT])
-        if not count:
-            if state[_CLOSED]:
-                return None
-            return self._note(_GETTERS) if block else []
-        records = []
-        for _ in range(count):
-            record, state = ring.take(state)
-            records.append(record)
-        self._wake(_PUTTERS)
-        ring.commit(state)
-        return records
+    def _append(self, records: list[bytes]) -> int:
+        if self._ring.closed:
+            raise QueueClosedError(f"{self!r} was closed")
+        self._appenders.wake()
+        return self._ring.append(records)
 
-    def _change(self, change: Callable[[RingState], RingState]) -> None:
-        self._wake(_GETTERS)
-        self._wake(_PUTTERS)
-        self._ring.commit(change(self._ring.load()))
+    def _remove_one(self) -> bytes | None:
+        if self._takers.asleep[0]:
+            self._takers.wake()
+        return self._ring.take_one()
 
-    def _note(self, who: int) -> Noted:
-        self._flags[who] = 1
-        return self._bell.note()
+    def _remove(self, most: int) -> bytes:
+        self._takers.wake()
+        return self._ring.take(most)
 
-    def _wake(self, who: int) -> None:
-        # Killed after the ring, the flag stays up: one needless ring later. Never the other way round.
-        if self._flags[who]:
-            self._bell.ring()
-            self._flags[who] = 0
+    def _clear(self, _: None) -> None:
+        self._takers.wake()
+        self._ring.clear()
+
+    def _close(self, _: None) -> None:
+        self._appenders.wake()
+        self._takers.wake()
+        self._ring.close()
+
+    def _note_empty(self, block: bool) -> Noted | None:
+        """Under the appenders' lock: until it is given back, there will be no record."""
+        if self._ring.has_records():
+            return None
+        if self._ring.closed:
+            raise QueueClosedError(f"{self!r} was closed and is drained")
+        if not block:
+            raise TimeoutError
+        return self._appenders.note()
+
+    def _note_full(self, size: int) -> Noted | None:
+        """Under the takers' lock: until it is given back, there will not be more room."""
+        if self._ring.closed or self._ring.has_room(size):
+            return None
+        return self._takers.note()
 
     def __repr__(self) -> str:
         return f"queue {self.key:#x}"

@@ -1,92 +1,281 @@
-"""A ring of records in shared memory, whose state changes in one step. Who calls holds the mutex.
+"""A ring of records in shared memory. Who appends holds one lock, who takes another.
 
-     0  which      8 bytes    0 or 1: the copy of the state that holds
-     8  state 0   40 bytes    head, tail, records ever put, records ever got, closed
-    48  state 1   40 bytes
-    88  (the queue's own flags, 8 bytes)
-    96  records               length (8 bytes), payload, next length, …; goes on at the start
+    words of 8 bytes, and who writes them
+     0  tail        appenders   position behind the last record
+     1  from, to    appenders   position `from` is another name of position `to`
+     3  closed      a closer, under both locks
+     4  (4 words for the queue's own use under the appenders' lock)
+     8  head        takers      position of the first record; in another cache line
+    12  (4 words for the queue's own use under the takers' lock)
+    16  records     appenders   number, length, payload padded to words; number, length, …; number
 
-Bytes between `head` and `tail` hold records; both only grow, and are taken modulo the capacity.
-A change writes bytes outside of what the state covers, then the copy of the state that does not
-hold, and last `which`: one aligned 8-byte store. A process killed anywhere before that store has
-changed nothing, one killed after it has changed everything. When the ring becomes empty it starts
-again at its first byte, so that one which is never very full keeps using the same few pages.
+A position counts words since the start and never wraps; its place is its remainder by the capacity.
+A `number` says how many records were ever put before its position, and there is one at every position
+from head to tail. So one word says both where a side is and how many records it has done, and one
+aligned 8-byte store changes both: a process killed before that store has changed nothing, one killed
+after it has changed everything. Appenders write to free words only, and the number at tail is not free.
+
+A ring that is found empty beyond its first pages goes on at its first word, so that one which is never
+very full keeps using the same few pages. There goes the number, then `to` is set, then `from`, which is
+both tail and head at that time; they move as ever when a record is put and taken.
 """
 
 from __future__ import annotations
 
-import struct
+from multiprocessing_kit.ipc.fence import KEEPS_STORES_IN_ORDER, make_fence
 
-__all__ = ["FLAGS_AT", "FLAGS_SIZE", "LENGTH_SIZE", "RING_HEADER", "RecordRing", "RingState"]
+__all__ = ["APPENDERS_OWN", "TAKERS_OWN", "RecordRing", "split"]
 
-FLAGS_AT, FLAGS_SIZE = 88, 8
-RING_HEADER = 96
-LENGTH_SIZE = 8
-
-_STATE = struct.Struct("=5Q")
-_LENGTH = struct.Struct("=Q")
-_STATE_AT = (8, 48)
-
-
-RingState = tuple[int, int, int, int, int]
-"""head, tail, records ever put, records ever got, closed"""
+_TAIL, _FROM, _TO, _CLOSED, APPENDERS_OWN = range(5)
+_HEAD, TAKERS_OWN = 8, 12
+_RECORDS = 16
+_NEAR = 8192  # words: the first pages, 64 KiB
+_OVERHEAD = 16  # bytes: number and length
 
 
 class RecordRing:
     """The ring in `buf`, which is zeroed when new.
 
+    Args:
+        buf: `bytes_for(size)` bytes, at an address that is a multiple of 8.
+        max_records: Most records it holds; 0: as many as fit.
+
     Attributes:
-        capacity: Bytes for records; each takes `LENGTH_SIZE` more than its payload.
+        words: All of it; one item is one aligned 8-byte load or store.
+        max_payload: Bytes of the largest record that ever fits.
     """
 
-    def __init__(self, buf: memoryview) -> None:
-        self._buf = buf
-        self._which = buf[:8].cast("Q")
-        self._records = buf[RING_HEADER:]
-        self.capacity = len(self._records)
+    def __init__(self, buf: memoryview, max_records: int) -> None:
+        self.words = buf.cast("Q")
+        self._data = self.words[_RECORDS:]
+        self._bytes = buf[_RECORDS * 8 :]
+        self._capacity = len(self._data)
+        self._max_records = max_records
+        self._fence = None if KEEPS_STORES_IN_ORDER else _fence
+        self.max_payload = self._capacity * 8 - _OVERHEAD - 8
 
-    def load(self) -> RingState:
-        """The state that holds."""
-        state: RingState = _STATE.unpack_from(self._buf, _STATE_AT[self._which[0]])
-        return state
+    @staticmethod
+    def bytes_for(size: int) -> int:
+        """Bytes of shared memory for records that take `size` with their overhead, a multiple of 8."""
+        return _RECORDS * 8 + size + 8
 
-    def commit(self, state: RingState) -> None:
-        """Make `state` the one that holds, all of it or nothing."""
-        other = 1 - self._which[0]
-        _STATE.pack_into(self._buf, _STATE_AT[other], *state)
-        self._which[0] = other
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.words[_CLOSED] != 0
 
-    def append(self, state: RingState, payload: bytes) -> RingState:
-        """Write a record into the free bytes; returns the state that makes it count."""
-        head, tail, put, got, closed = state
-        size = len(payload)
-        at = tail % self.capacity
-        start = at + LENGTH_SIZE
-        if start + size <= self.capacity:
-            _LENGTH.pack_into(self._records, at, size)
-            self._records[start : start + size] = payload
+    def close(self) -> None:
+        """Say that no more records will come. Under both locks."""
+        self.words[_CLOSED] = 1
+
+    @property
+    def head(self) -> int:
+        """Changes whenever records are taken."""
+        return self.words[_HEAD]
+
+    def has_records(self, looks: int = 1) -> bool:
+        """Whether there is a record, in one of so many looks. Under the appenders' lock, a no is final."""
+        words = self.words
+        return any(words[_TAIL] != words[_HEAD] for _ in range(looks))
+
+    def has_lost_records(self, head: int, looks: int) -> bool:
+        """Whether records were taken since `head` was read, in one of so many looks."""
+        words = self.words
+        return any(words[_HEAD] != head for _ in range(looks))
+
+    def has_room(self, size: int) -> bool:
+        """Whether a payload of `size` bytes finds room. Under the takers' lock, which makes a no final."""
+        words = self.words
+        tail, head = words[_TAIL], words[_HEAD]
+        if tail == head:
+            return True
+        self._loaded()  # `from` and `to` are as old as this tail, or have changed for a later one
+        head = self._real(head)
+        most = self._max_records
+        if most and self._number(tail) - self._number(head) >= most:
+            return False
+        return tail + _words(size) < head + self._capacity
+
+    def count(self) -> int:
+        """How many records there are. Under the appenders' lock."""
+        head, tail = self.words[_HEAD], self.words[_TAIL]
+        self._loaded()
+        return self._number(self._real(tail)) - self._number(self._real(head))
+
+    def append(self, records: list[bytes]) -> int:
+        """Move the records that find room out of the list into the ring. Under the appenders' lock.
+
+        Returns:
+            How many that were.
+        """
+        words, data, buf, capacity = self.words, self._data, self._bytes, self._capacity
+        tail, head, alias = words[_TAIL], words[_HEAD], words[_FROM]
+        if self._fence is not None:
+            self._fence()
+        if head == tail and tail != alias and tail % capacity > _NEAR:  # if it is the alias, that was done
+            self._begin_again(tail)
+            alias = tail
+        if head == alias:
+            head = words[_TO]
+            if tail == alias:
+                tail = head
+        place = tail % capacity
+        number = data[place]
+        last = self._number(head) + self._max_records if self._max_records else -1
+        limit = head + capacity
+        done = 0
+        for record in records:
+            size = len(record)
+            length = 2 + ((size + 7) >> 3)
+            if tail + length >= limit or number == last:
+                break
+            end = place + length
+            if end < capacity:
+                data[place + 1] = size
+                start = (place << 3) + _OVERHEAD
+                buf[start : start + size] = record
+            else:
+                self._write_around(place, record)
+                end -= capacity
+            number += 1
+            data[end] = number
+            place = end
+            tail += length
+            done += 1
+        if done:
+            if self._fence is not None:
+                self._fence()
+            words[_TAIL] = tail  # here it happens
+            del records[:done]
+        return done
+
+    def append_one(self, record: bytes) -> bool:
+        """As `append`; whether the record found room."""
+        words, capacity = self.words, self._capacity
+        tail, head = words[_TAIL], words[_HEAD]
+        if self._fence is not None:
+            self._fence()
+        place = tail % capacity
+        size = len(record)
+        length = 2 + ((size + 7) >> 3)
+        end = place + length
+        if (
+            end >= capacity
+            or tail + length >= head + capacity
+            or head == words[_FROM]
+            or (place > _NEAR and head == tail)
+            or self._max_records
+        ):
+            return self.append([record]) == 1
+        data = self._data
+        data[place + 1] = size
+        start = (place << 3) + _OVERHEAD
+        self._bytes[start : start + size] = record
+        data[end] = data[place] + 1
+        if self._fence is not None:
+            self._fence()
+        words[_TAIL] = tail + length  # here it happens
+        return True
+
+    def take_one(self) -> bytes | None:
+        """Remove the first record, if there is one. Under the takers' lock."""
+        words, capacity = self.words, self._capacity
+        head = words[_HEAD]
+        if words[_TAIL] == head:
+            return None
+        if self._fence is not None:
+            self._fence()
+        if head == words[_FROM]:
+            head = words[_TO]
+        place = head % capacity
+        size = self._data[place + 1 if place + 1 < capacity else 0]
+        length = 2 + ((size + 7) >> 3)
+        if place + length <= capacity:
+            start = (place << 3) + _OVERHEAD
+            record = self._bytes[start : start + size].tobytes()
         else:
-            self._write_around(at, _LENGTH.pack(size) + payload)
-        return head, tail + LENGTH_SIZE + size, put + 1, got, closed
+            record = self._read(head + 2, length - 2)[:size]
+        if self._fence is not None:
+            self._fence()
+        words[_HEAD] = head + length  # here it happens
+        return record
 
-    def take(self, state: RingState) -> tuple[bytes, RingState]:
-        """Copy the first record out; returns it and the state without it."""
-        head, tail, put, got, closed = state
-        (size,) = _LENGTH.unpack(self._read(head, LENGTH_SIZE))
-        payload = self._read(head + LENGTH_SIZE, size)
-        head += LENGTH_SIZE + size
-        if head == tail:
-            head = tail = 0
-        return payload, (head, tail, put, got + 1, closed)
+    def take(self, most: int) -> bytes:
+        """Remove up to `most` records; `split` finds them in the result. Under the takers' lock."""
+        words = self.words
+        tail, head = words[_TAIL], words[_HEAD]
+        if tail == head:
+            return b""
+        self._loaded()
+        head = self._real(head)
+        end = tail
+        if self._number(tail) - self._number(head) > most:
+            end = head
+            for _ in range(most):
+                end += _words(self._data[(end + 1) % self._capacity])
+        records = self._read(head, end - head)
+        self._loaded()
+        words[_HEAD] = end  # here it happens
+        return records
 
-    def _write_around(self, at: int, data: bytes) -> None:
-        split = self.capacity - at
-        self._records[at:] = data[:split]
-        self._records[: len(data) - split] = data[split:]
+    def clear(self) -> None:
+        """Drop every record. Under the takers' lock."""
+        self.words[_HEAD] = self.words[_TAIL]
 
-    def _read(self, position: int, size: int) -> bytes:
-        at = position % self.capacity
-        end = at + size
-        if end <= self.capacity:
-            return bytes(self._records[at:end])
-        return bytes(self._records[at:]) + bytes(self._records[: end - self.capacity])
+    def _begin_again(self, tail: int) -> None:
+        words, capacity = self.words, self._capacity
+        self._data[0] = self._data[tail % capacity]
+        words[_TO] = tail - tail % capacity + capacity
+        self._loaded()
+        words[_FROM] = tail
+
+    def _real(self, position: int) -> int:
+        return self.words[_TO] if position == self.words[_FROM] else position
+
+    def _number(self, position: int) -> int:
+        return self._data[position % self._capacity]
+
+    def _loaded(self) -> None:
+        if self._fence is not None:
+            self._fence()
+
+    def _write_around(self, place: int, record: bytes) -> None:
+        """The record at a place so near to the end that it, or the number after it, goes on at the start."""
+        capacity = self._capacity
+        self._data[(place + 1) % capacity] = len(record)
+        start = (place + 2) % capacity << 3
+        room = (capacity << 3) - start
+        self._bytes[start : start + len(record)] = record[:room]
+        self._bytes[: max(0, len(record) - room)] = record[room:]
+
+    def _read(self, position: int, length: int) -> bytes:
+        start = position % self._capacity << 3
+        end = start + (length << 3)
+        over = end - (self._capacity << 3)
+        if over <= 0:
+            return self._bytes[start:end].tobytes()
+        return b"".join((self._bytes[start:], self._bytes[:over]))
+
+
+def split(records: bytes) -> list[memoryview]:
+    """The payloads in what `RecordRing.take` returned."""
+    view = memoryview(records)
+    words = view.cast("Q")
+    payloads = []
+    place, end = 0, len(words)
+    while place < end:
+        size = words[place + 1]
+        start = (place << 3) + _OVERHEAD
+        payloads.append(view[start : start + size])
+        place += 2 + ((size + 7) >> 3)
+    return payloads
+
+
+def _words(size: int) -> int:
+    """What a record with a payload of `size` bytes takes."""
+    return 2 + ((size + 7) >> 3)
+
+
+def _fence() -> None:
+    # A new lock each time: a fork in another thread would leave the child a shared one in the middle.
+    make_fence()()

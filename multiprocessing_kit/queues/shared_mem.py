@@ -1,38 +1,45 @@
 """A queue in shared memory that outlives any of its users' deaths.
 
     one System V segment
-    ┌───────┬───────┬─────────┬─────────┬───────┬──────────────────────────────┐
-    │ stamp │ which │ state 0 │ state 1 │ flags │ ring of pickled records      │
-    └───────┴───────┴─────────┴─────────┴───────┴──────────────────────────────┘
-    three semaphores: the mutex, and two for the bell
+    ┌───────┬─────────────────┬─────────────┬──────────────────────────────┐
+    │ stamp │ putters' words  │ getters'    │ ring of pickled records      │
+    │       │ tail …, asleep  │ head,asleep │                              │
+    └───────┴─────────────────┴─────────────┴──────────────────────────────┘
+    six semaphores: for each end its lock, and two for the bell of those who wait for that end
 
     put                                          get
-    pickle the item                              ┌ mutex ─────────────────────────────┐
-    ┌ mutex ─────────────────────────────┐       │ copy the first record out          │
-    │ write the record behind the others │       │ ring, if a putter sleeps           │
-    │ ring, if a getter sleeps           │       │ commit the state without it        │
-    │ commit the state that counts it    │       └────────────────────────────────────┘
+    pickle the item                              ┌ getters' lock ─────────────────────┐
+    ┌ putters' lock ─────────────────────┐       │ ring, if a putter sleeps           │
+    │ ring, if a getter sleeps           │       │ copy the first record out          │
+    │ write the record behind the others │       │ move the head                      │
+    │ move the tail                      │       └────────────────────────────────────┘
     └────────────────────────────────────┘       unpickle
 
-    nothing there, or too little room:
-    ┌ mutex ─────────────────────────────┐
-    │ flag "a getter (putter) sleeps"    │
-    │ note the bell                      │
-    └────────────────────────────────────┘
-    wait for the bell, then look again
+    too little room:                             nothing there:
+    look a few times more                        look a few times more
+    ┌ getters' lock ─────────────────────┐       ┌ putters' lock ─────────────────────┐
+    │ still so? flag "a putter sleeps"   │       │ still so? flag "a getter sleeps"   │
+    │ note the bell                      │       │ note the bell                      │
+    └────────────────────────────────────┘       └────────────────────────────────────┘
+    wait for the bell, then try again            wait for the bell, then try again
+
+The two ends have a lock each, so that a putter and a getter do not meet (the two-lock queue of Michael
+and Scott, 1996). Closing takes both, putters' first; nobody else holds one while waiting for another.
 
 Why no death does harm:
 
-* The mutex is a semaphore with undo: the kernel releases it when its holder dies.
-* The holder's changes count from one 8-byte store on (`ring.py`): the record is in or it is not.
+* A lock is a semaphore with undo: the kernel releases it when its holder dies.
+* An end moves by one 8-byte store (`ring.py`): the record is in or it is not.
+* Who sleeps has looked under the lock of those who would wake it, so nothing happens unseen between
+  the look and the flag.
 * The bell has no token that a killed sleeper could take along (`bell.py`).
-* The bell rings before the commit. Killed in between, the others have woken for nothing; the other
+* The bell rings before the end moves. Killed in between, the others have woken for nothing; the other
   way round a getter could sleep on beside an item.
 * A flag goes up before its owner sleeps and comes down after the bell has rung. One left up by a
   killed sleeper costs one needless ring; none is ever down while somebody sleeps.
 * Every putter that finds too little room is woken whenever room grows, and looks for itself: a
   large record that waits does not hold up a small one that would fit.
-* Pickle runs the user's code, so it never runs under the mutex.
+* Pickle runs the user's code, so it never runs under a lock.
 """
 
 from __future__ import annotations
@@ -54,7 +61,7 @@ T = TypeVar("T")
 log = logging.getLogger("multiprocessing_kit.queues")
 
 _PAGE = 4096
-_BATCH = 256  # items per turn at the mutex
+_BATCH = 256  # items per turn at a lock
 _LINGER = 0.01  # seconds that put_many may sit on an item to collect more
 
 
@@ -67,7 +74,7 @@ class SharedMemQueue(Queue[T]):
 
     Args:
         maxsize: Most items it holds; 0 or less: as many as fit.
-        size: Bytes for the pickled items together, each with 8 bytes more; rounded up to 4 KiB.
+        size: Bytes for the pickled items together, each with 16 to 23 bytes more; rounded up to 4 KiB.
             Memory is only used where items have been, so a large number costs nothing by itself.
 
     Raises:
@@ -84,11 +91,12 @@ class SharedMemQueue(Queue[T]):
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """As `Queue.put`; QueueError also if the item cannot be pickled. It is in whole, or not at all."""
-        deadline = deadline_of(block, timeout)
-        self._store([self._dumps(item)], block, deadline)
+        deadline = None if timeout is None else deadline_of(block, timeout)
+        if not self._shared().put_one(self._dumps(item), block, deadline):
+            raise QueueFullError(f"no room in {self!r}")
 
     def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
-        """As `Queue.put_many`, with one turn at the mutex for many items.
+        """As `Queue.put_many`, with one turn at the lock for many items.
 
         If an item cannot be had or pickled, those before it are put, and its error is raised.
         """
@@ -108,8 +116,11 @@ class SharedMemQueue(Queue[T]):
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """As `Queue.get`; QueueError if the item cannot be unpickled: then it is lost."""
-        deadline = deadline_of(block, timeout)
-        return self._loads(self._take(1, block, deadline)[0])
+        deadline = None if timeout is None else deadline_of(block, timeout)
+        record = self._shared().take_one(block, deadline)
+        if record is None:
+            raise QueueEmptyError(f"nothing in {self!r}")
+        return self._loads(record)
 
     def get_many(
         self, max_items: int | None = None, block: bool = True, timeout: float | None = None
@@ -123,7 +134,9 @@ class SharedMemQueue(Queue[T]):
         deadline = deadline_of(block, timeout)
         # Without a bound, producers that keep up could hold us here for ever.
         limit = max_items or max(1, self.qsize())
-        records = self._take(min(limit, _BATCH), block, deadline)
+        records = self._shared().take(min(limit, _BATCH), block, deadline)
+        if not records:
+            raise QueueEmptyError(f"nothing in {self!r}")
         return self._loads_all(self._take_more(records, limit))
 
     def get_all(self) -> list[T]:
@@ -171,18 +184,10 @@ class SharedMemQueue(Queue[T]):
         if batch and not self._shared().put(batch, block, deadline):
             raise QueueFullError(f"no room in {self!r} for {len(batch)} more items")
 
-    def _take(self, limit: int, block: bool, deadline: float | None) -> list[bytes]:
-        records = self._shared().take(limit, block, deadline)
-        if records is None:
-            raise QueueClosedError(f"{self!r} was closed and is drained")
-        if not records:
-            raise QueueEmptyError(f"nothing in {self!r}")
-        return records
-
-    def _take_more(self, records: list[bytes], limit: int) -> list[bytes]:
-        """Add what is there, up to `limit` in all. In turns, so that nobody waits long for the mutex."""
+    def _take_more(self, records: list[memoryview], limit: int) -> list[memoryview]:
+        """Add what is there, up to `limit` in all. In turns, so that nobody waits long for the lock."""
         while len(records) < limit:
-            more = self._shared().take(min(limit - len(records), _BATCH), False, None)
+            more = self._shared().take_rest(min(limit - len(records), _BATCH))
             if not more:
                 break
             records += more
@@ -201,7 +206,7 @@ class SharedMemQueue(Queue[T]):
             )
         return record
 
-    def _loads(self, record: bytes) -> T:
+    def _loads(self, record: bytes | memoryview) -> T:
         try:
             item: T = pickle.loads(record)
         except Exception as error:
@@ -210,12 +215,13 @@ class SharedMemQueue(Queue[T]):
             ) from error
         return item
 
-    def _loads_all(self, records: list[bytes]) -> list[T]:
-        items = []
+    def _loads_all(self, records: list[memoryview]) -> list[T]:
+        items: list[T] = []
         failure: QueueError | None = None
+        loads = self._loads
         for record in records:
             try:
-                items.append(self._loads(record))
+                items.append(loads(record))
             except QueueError as error:
                 failure = error
                 log.exception("one item less")

@@ -1,10 +1,13 @@
-"""Responses to records and back.
+"""Answers to records and back.
 
-A plain successful `JobResponse` travels as its body alone: the header and the ledger know the rest.
-Everything else travels whole. A response that cannot be pickled becomes a failed one that can.
+A plain successful `JobResponse` travels as its body alone: the header and the ledger know the rest, and
+the caller makes the response when somebody looks at it. Everything else travels whole. A response that
+cannot be pickled becomes a failed one that can.
 """
 
 from __future__ import annotations
+
+import itertools
 
 from multiprocessing_kit.errors import SerializationError
 from multiprocessing_kit.ipc.codec import decode, encode
@@ -12,7 +15,7 @@ from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.messages import HEADER
 
-__all__ = ["open_answer", "seal_answer"]
+__all__ = ["Opened", "Sealed", "open_response", "seal_answer"]
 
 
 def seal_answer(response: Response, index: int, attempt: int, job_id: str) -> tuple[Response, bytes]:
@@ -34,18 +37,97 @@ def _record(response: Response, index: int, attempt: int, job_id: str) -> bytes:
     return HEADER.pack(messages.RESPONSE, attempt, index, duration) + encode(response, "the response", job_id)
 
 
-def open_answer(record: bytes, header: tuple[int, int, int, float], job_id: str, pid: int) -> Response:
-    """The response in an answer's record; a failed one if it cannot be unpickled here."""
-    kind, attempt, index, duration = header
-    payload = memoryview(record)[HEADER.size :]
+def open_response(record: bytes, job_id: str, pid: int) -> Response:
+    """The response in a record of kind RESPONSE; a failed one if it cannot be unpickled here."""
+    _, attempt, index, seconds = HEADER.unpack_from(record)
     try:
-        if kind == messages.DONE:
-            return JobResponse(
-                decode(payload, "the result", job_id), 0, None, job_id, attempt, duration, pid, index
-            )
-        response: Response = decode(payload, "the response", job_id)
+        response: Response = decode(memoryview(record)[HEADER.size :], "the response", job_id)
     except SerializationError as error:
-        return JobResponse(None, 0, error, job_id, attempt, duration, pid, index)
+        return JobResponse(None, 0, error, job_id, attempt, seconds, pid, index)
     if isinstance(response, JobResponse):
         response.argument_index = index
     return response
+
+
+class Opened:
+    """Answers in a row that are known already; see `responses.Part`.
+
+    Attributes:
+        first: Index of the first one's job.
+        attempt: Which one of each job led to its answer.
+    """
+
+    __slots__ = ("attempt", "first", "responses")
+
+    def __init__(self, first: int, responses: list[Response], attempt: int) -> None:
+        self.attempt = attempt
+        self.first = first
+        self.responses = responses
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def open(self) -> list[Response]:
+        """The responses."""
+        return self.responses
+
+
+class Sealed:
+    """Successful answers in a row, as they came; see `responses.Part`.
+
+    Args:
+        records: Of kind DONE; or one of kind MANY or MANY_APART.
+        run_id: Prefix of the job ids.
+        pid: Of the child that sent it.
+        first: Index of the first one's job.
+        count: How many.
+    """
+
+    __slots__ = ("_count", "_pid", "_records", "_run_id", "first")
+
+    def __init__(self, records: list[bytes], run_id: str, pid: int, first: int, count: int) -> None:
+        self._records = records
+        self._run_id = run_id
+        self._pid = pid
+        self.first = first
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of each job led to its answer."""
+        kind, count, _, _ = HEADER.unpack_from(self._records[0])
+        return count if kind == messages.DONE else 1
+
+    def open(self) -> list[Response]:
+        """The responses; a failed one in place of each that cannot be unpickled here."""
+        if self._records[0][0] == messages.DONE:
+            return list(map(self._open_done, self._records))
+        payload = memoryview(self._records[0])[HEADER.size :]
+        times, bodies = decode(payload, "the results")
+        durations: list[float] = []
+        for count, total in zip(times[::2], times[1::2], strict=True):
+            durations += [total / count] * count
+        if self._records[0][0] == messages.MANY_APART:
+            return list(map(self._response, itertools.count(self.first), bodies, durations))
+        make, run_id, pid = JobResponse.succeeded, self._run_id, self._pid
+        return [
+            make(body, f"{run_id}-{index}", duration, pid, index)
+            for index, (body, duration) in enumerate(zip(bodies, durations, strict=True), self.first)
+        ]
+
+    def _open_done(self, record: bytes) -> Response:
+        _, attempt, index, seconds = HEADER.unpack_from(record)
+        response = self._response(index, memoryview(record)[HEADER.size :], seconds)
+        response.attempts = attempt
+        return response
+
+    def _response(self, index: int, body: bytes | memoryview, duration: float) -> JobResponse:
+        job_id = f"{self._run_id}-{index}"
+        try:
+            value = decode(body, "the result", job_id)
+        except SerializationError as error:
+            return JobResponse(None, 0, error, job_id, 1, duration, self._pid, index)
+        return JobResponse.succeeded(value, job_id, duration, self._pid, index)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 
+from multiprocessing_kit.ipc import membarrier
 from multiprocessing_kit.ipc.fence import make_fence
 from multiprocessing_kit.runner.lane import (
+    AT_JOB,
     BEGUN,
     CALLER_WAITS,
     CHILD_WAITS,
     COUNT_BITS,
-    CURRENT,
     EVENTS,
     FOR_RECORD,
     FOR_ROOM,
     NEXT_SLEEP,
     PIECE,
-    SINCE,
     STOP,
     TAKEN_BACK,
+    WAKE_AT,
     Lane,
     pieces_of,
 )
@@ -41,45 +41,54 @@ class CallerEnd:
         self._made_room = False
         self._sleeps = 0
         self._sent_jobs = 0
-        self._taken_back: set[int] = set()
-        self._taken_until = 0
+        self._taken_from = self._taken_until = 0
+        self._seen = 0
+        self._seen_at = 0.0
 
     @property
     def clogged(self) -> bool:
         """Whether it should get no more jobs now: there is no room, or it has not passed those taken back."""
-        return bool(self._outbox or (self._taken_until and self._words[BEGUN] < self._taken_until))
+        return bool(self._outbox) or self._words[BEGUN] < self._taken_until
 
-    def send_job(self, record: bytes) -> None:
-        """Send a job; as `send`, but counted."""
-        self._sent_jobs += 1
+    def send_jobs(self, record: bytes, count: int) -> int:
+        """Send jobs; as `send`, but counted. Returns the first one's number."""
+        number = self._sent_jobs + 1
+        self._sent_jobs += count
         self.send(record)
+        return number
 
-    def take_back(self, busy_for: float) -> int:
-        """Take back the jobs that the child has not begun, if it is at one for `busy_for` seconds or more.
+    def stuck_for(self, now: float) -> float:
+        """Seconds since the child began its job, as far as this was looked at; 0 if it is between two."""
+        begun = self._words[BEGUN]
+        if begun != self._seen or not self._words[AT_JOB]:
+            self._seen, self._seen_at = begun, now
+        return now - self._seen_at
+
+    @property
+    def could_take(self) -> int:
+        """How many jobs could be taken back now: those the child has not begun."""
+        if self._outbox:
+            return 0
+        begun = self._words[BEGUN]
+        if self._taken_until and begun > self._taken_until:
+            self._taken_until = self._words[TAKEN_BACK] = 0
+        # Not cleared before: it announces a job and then looks, so it may still have to look at the last.
+        return max(0, (self._taken_from if self._taken_until else self._sent_jobs + 1) - 1 - begun)
+
+    def take_back(self, count: int) -> int:
+        """Have the child skip `count` jobs: the last of those that `could_take` counts.
 
         Returns:
-            How many of the jobs sent last the child will not run: 0 also if it was just then going on.
+            The number from which on it will surely skip them. Which of the earlier ones it skips, it tells.
         """
         words = self._words
-        begun = words[BEGUN]
-        if self.clogged or not words[CURRENT] or time.monotonic_ns() - words[SINCE] < busy_for * 1e9:
-            return 0
-        count = self._sent_jobs - begun
-        if not count:
-            return 0
-        words[TAKEN_BACK] = (begun + 1) << COUNT_BITS | count
-        self._taken_until = self._sent_jobs
+        if not self._taken_until:
+            self._taken_from, self._taken_until = self._sent_jobs + 1, self._sent_jobs
+        self._taken_from -= count  # what was taken before is taken still, whichever word the child reads
+        words[TAKEN_BACK] = self._taken_from << COUNT_BITS | (self._taken_until + 1 - self._taken_from)
         self._fence()
-        if words[BEGUN] != begun:
-            return 0
-        self._taken_back.update(range(begun + 1, self._sent_jobs + 1))
-        return count
-
-    def took_back(self, number: int) -> bool:
-        """Whether `take_back` counted the job that SKIPPED tells of; to be asked once for each."""
-        known = number in self._taken_back
-        self._taken_back.discard(number)
-        return known
+        membarrier.barrier()
+        return max(self._taken_from, words[BEGUN] + 1)
 
     def send(self, record: bytes) -> None:
         """Send a record, now or (`clogged`) with a later `flush`."""
@@ -89,16 +98,14 @@ class CallerEnd:
         self._outbox.extend(pieces_of(record))
         self.flush()
 
-    def flush(self) -> bool:
-        """Send what waits, as far as there is room; returns whether anything moved."""
-        moved = False
+    def flush(self) -> None:
+        """Send what waits, as far as there is room."""
         while self._outbox:
             piece, more = self._outbox[0]
             if not self._down.write(piece, more=more):
                 break
             self._outbox.popleft()
-            moved = self._unannounced = True
-        return moved
+            self._unannounced = True
 
     def wake(self) -> None:
         """Wake the child if it sleeps beside what was sent."""
@@ -113,7 +120,8 @@ class CallerEnd:
         while True:
             piece = self._up.read()
             if piece is None:
-                self._announce_room()
+                if self._made_room:
+                    self._announce_room()
                 return None
             data, more = piece
             self._made_room = True
@@ -127,18 +135,25 @@ class CallerEnd:
                 return record
 
     def _announce_room(self) -> None:
-        if self._made_room:
-            self._made_room = False
-            self._fence()
-            if self._words[CHILD_WAITS] & FOR_ROOM:
-                self._lane.child_bell.ring()
-
-    def prepare_wait(self) -> bool:
-        """Announce that the caller will sleep; False if there is something to do after all."""
-        self._sleeps += NEXT_SLEEP
-        self._words[CALLER_WAITS] = self._sleeps | FOR_RECORD | (FOR_ROOM if self._outbox else 0)
+        self._made_room = False
         self._fence()
-        return not self._up and not (self._outbox and self._room_for_next())
+        if self._words[CHILD_WAITS] & FOR_ROOM:
+            self._lane.child_bell.ring()
+
+    def prepare_wait(self, ahead: int) -> bool:
+        """Announce that the caller will sleep; False if there is something to do after all.
+
+        Args:
+            ahead: How many of its jobs the child may leave to be begun before it has to wake the caller.
+        """
+        words = self._words
+        self._sleeps += NEXT_SLEEP
+        wake_at = words[WAKE_AT] = max(0, self._sent_jobs - ahead)
+        words[CALLER_WAITS] = self._sleeps | FOR_RECORD | (FOR_ROOM if self._outbox else 0)
+        self._fence()
+        if self._outbox and self._room_for_next():
+            return False
+        return not self._up or (words[BEGUN] < wake_at and not words[CHILD_WAITS])
 
     def end_wait(self) -> None:
         """The caller is awake."""
@@ -158,8 +173,8 @@ class CallerEnd:
 
     @property
     def current(self) -> int | None:
-        """Index of the job that the child is at; None between two."""
-        return self._words[CURRENT] - 1 if self._words[CURRENT] else None
+        """Number of the job that the child is at; None between two."""
+        return self._words[BEGUN] if self._words[AT_JOB] else None
 
     def close(self) -> None:
         """Give up the caller's access."""

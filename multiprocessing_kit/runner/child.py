@@ -1,40 +1,52 @@
-"""The child's loop: take a job from the lane, run it, answer.
+"""The child's loop: take a lease from the lane, run its jobs, answer.
 
-Between two jobs it puts back what a job may have changed for the next one: the working directory and
-the signal handlers. A job that forks and comes back in the copy as well ends that copy here.
+    lease ─▶ block of jobs ─▶ tight loop ─┬─ all went well ────▶ outcomes ──▶ one record, when a millisecond
+             (one, where they are long)   │                                   of work or the lease is done
+                                          └─ failed, canceled, ─▶ JobRun ───▶ a record of its own
+                                             or no bare value
+
+Where somebody listens to every job, each goes through `JobRun` from the start. Between two records, and
+after each job that is not tiny, the child puts back what a job may have changed for the next one: the
+working directory and the signal handlers. A job that forks and comes back in the copy as well ends that
+copy here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import signal
 import sys
+import time
 import traceback
-from _signal import getsignal  # type: ignore[import-not-found]  # signal.getsignal takes 20 times as long
+from collections.abc import Sequence
 from typing import Any
 
 from multiprocessing_kit.errors import SerializationError
-from multiprocessing_kit.events import JobEvent
+from multiprocessing_kit.events import JobEvent, job_start, job_success
 from multiprocessing_kit.ipc.codec import decode, encode, pack_exception
-from multiprocessing_kit.lifecycle import JobRun, Requeue
+from multiprocessing_kit.lifecycle import JobRun, JobStatus, Outcome, Requeue
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.answers import seal_answer
+from multiprocessing_kit.runner.block import ALL, TAKEN, Block, Pace, PickledBlock, Unreadable, run_jobs
 from multiprocessing_kit.runner.child_end import CallerGone, ChildEnd, DescriptorsLost, Stopped
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
+from multiprocessing_kit.runner.outcomes import Outcomes
+from multiprocessing_kit.runner.surroundings import NoWayBack, Surroundings
 from multiprocessing_kit.supervise.death import PARENT_GONE
 from multiprocessing_kit.supervise.fork import flush_stdio
-from multiprocessing_kit.worker import Worker
+from multiprocessing_kit.worker import FunctionWorker, Worker
 
 __all__ = ["LOST_DESCRIPTORS", "JobChild"]
-
-_log = logging.getLogger("multiprocessing_kit.runner")
 
 LOST_DESCRIPTORS = 114
 """Exit status of a child whose descriptors a job has closed; what it answered stands."""
 
+_PUBLISH_SECONDS = 0.001
+"""Answers are sent when they have waited for so long."""
+
+_TINY = 5e-5
+"""Seconds below which looking after the surroundings would be a good part of a job's time."""
 
 _PLACES = {event: place for place, event in enumerate(JobEvent)}
 
@@ -57,16 +69,21 @@ class JobChild:
         self._index = 0
         self._sealed = b""
         self._set_up = False
-        self._surroundings = _Surroundings()
+        self._surroundings = Surroundings()
+        self._outcomes = Outcomes()
+        self._pace = Pace()
         self._worker = worker
         worker._host = self
 
     def main(self) -> int:
         """Work until asked to stop; returns the exit status."""
         try:
-            while (record := self._lane.receive()) is not None:
-                if not self._handle(record):
-                    break
+            try:
+                while (record := self._lane.receive()) is not None:
+                    if not self._handle(record):
+                        break
+            except NoWayBack:
+                self._send_outcomes()
             if self._set_up:
                 self._worker.teardown()
         except CallerGone:
@@ -79,20 +96,18 @@ class JobChild:
 
     def _handle(self, record: bytes) -> bool:
         """Act on one record; False to end."""
-        kind, attempt, index, _ = HEADER.unpack_from(record)
+        kind, _, index, _ = HEADER.unpack_from(record)
         if kind == messages.RUN:
             return self._begin_run(record)
         if not self._set_up and not self._do_setup():
             return False
-        skipped = self._lane.begin(index)
-        if skipped:
-            self._lane.send(HEADER.pack(messages.SKIPPED, attempt, index, float(skipped)))
-            return True
-        answer = self._run_job(kind, attempt, index, record)
-        self.check_process()  # listeners and `__reduce__` may fork, too
-        self._lane.send(answer)
-        self._lane.end()
-        return self._surroundings.restore()
+        if kind == messages.JOB:
+            self._run_single(index, record)
+        elif kind == messages.AGAIN:
+            self._run_again(index, record)
+        else:
+            self._run_lease(index, record, apart=kind == messages.JOBS_APART)
+        return True
 
     # ── a run begins ──────────────────────────────────────────────────────────────────────────────
 
@@ -108,6 +123,8 @@ class JobChild:
         if self._set_up:
             self._worker.teardown()
             self._set_up = False
+        self._outcomes = Outcomes()
+        self._pace = Pace()
         self._worker = worker
         worker._host = self
         return True
@@ -122,32 +139,226 @@ class JobChild:
             return False
         self.check_process()
         self._set_up = True
-        self._surroundings = _Surroundings()  # setup() may change them for all jobs
+        self._surroundings = Surroundings()  # setup() may change them for all jobs
         return True
+
+    # ── a lease ───────────────────────────────────────────────────────────────────────────────────
+
+    def _run_single(self, index: int, record: bytes) -> None:
+        argument = memoryview(record)[HEADER.size :]
+        if self._is_watched():
+            self._run_alone(index, argument, 1, apart=True)
+        else:
+            self._run_quick(index, argument, 1, apart=True)
+        self._publish()
+
+    def _run_lease(self, first: int, record: bytes, *, apart: bool) -> None:
+        arguments: Sequence[Any] = decode(memoryview(record)[HEADER.size :], "the arguments")
+        at, count = 0, len(arguments)
+        while at < count and not self._lane.stopping:
+            if self._is_watched():
+                self._publish()
+                at += self._run_alone(first + at, arguments[at], count - at, apart=apart)
+                continue
+            if self._pace.jobs == 1:
+                at += self._run_quick(first + at, arguments[at], count - at, apart=apart)
+            else:
+                part = list(arguments[at : at + self._pace.jobs])
+                at += self._run_block(first + at, part, count - at, apart=apart)
+            if at < count and time.perf_counter() - self._outcomes.since > _PUBLISH_SECONDS:
+                self._publish()
+        self._publish()
+
+    def _is_watched(self) -> bool:
+        """Whether there is more to be done about each job than to call `process()`."""
+        retry = self._worker.retry
+        return bool(
+            job_start.receivers
+            or job_success.receivers
+            or self._lane.events & JobEvent.JOB_START.bit
+            or (retry is not None and retry.retry is not None)
+        )
+
+    def _publish(self) -> None:
+        """Send what is done, and tidy up behind it."""
+        if self._outcomes.values:
+            self._send_outcomes()
+            self._surroundings.restore()
+
+    def _send_outcomes(self) -> None:
+        if self._outcomes.values:
+            self._lane.send(self._outcomes.record())
+
+    def _skip(self, most: int) -> int:
+        """Pass jobs that were taken back; how many."""
+        number, count = self._lane.skip(most)
+        self._publish()
+        self._lane.send(HEADER.pack(messages.SKIPPED, count, number, 0.0))
+        return count
+
+    # ── a job, where nobody watches ───────────────────────────────────────────────────────────────
+
+    def _run_quick(self, index: int, argument: Any, most: int, *, apart: bool) -> int:
+        """Run a job that is timed by itself; how many are done with then, at most `most`."""
+        lane, worker, outcomes = self._lane, self._worker, self._outcomes
+        if not lane.begin():
+            return self._skip(most)
+        self._index = index
+        try:
+            if apart:
+                argument = decode(argument, "the argument", f"{self._run_id}-{index}")
+        except BaseException as error:
+            return self._fail(index, error)
+        worker._begin(None, f"{self._run_id}-{index}", argument)
+        began = time.perf_counter()
+        outcomes.begin(index, began)
+        try:
+            outcome = worker.process(argument)
+        except BaseException as error:
+            seconds = time.perf_counter() - began
+            self.check_process()  # while `sys.exc_info` still tells what to exit with
+            self._conclude(index, argument, (error, True, seconds))
+            return 1
+        seconds = time.perf_counter() - began
+        self.check_process()
+        if self._is_noted() or not outcomes.keep(outcome):
+            self._conclude(index, argument, (outcome, False, seconds))
+            return 1
+        outcomes.timed(1, seconds)
+        self._pace.note(1, seconds)
+        lane.end()
+        worker.status = JobStatus.SUCCESS
+        if seconds > _TINY:
+            self._surroundings.restore()
+        return 1
+
+    # ── a block ───────────────────────────────────────────────────────────────────────────────────
+
+    def _run_block(self, first: int, arguments: list[Any], most: int, *, apart: bool) -> int:
+        """Run jobs as long as all goes well; how many are done with then, at most `most`."""
+        outcomes, lane, worker = self._outcomes, self._lane, self._worker
+        began = time.perf_counter()
+        outcomes.begin(first, began)
+        kind = PickledBlock if apart else Block
+        block = kind(self._run_id, first, arguments, outcomes.values, lane)
+        worker._begin(block)
+        outcome, raised = self._run_jobs(block)
+        seconds = time.perf_counter() - began
+        done, argument = block.done, None if outcome is ALL else block.argument
+        worker._leave(block)
+        ended = done if outcome is ALL or outcome is TAKEN else done + 1
+        if ended:
+            self._pace.note(ended, seconds)
+            outcomes.timed(done, seconds * done / ended)
+        if outcome is ALL:
+            lane.end()
+        elif isinstance(outcome, Unreadable):
+            self._fail(first + done, outcome.__cause__ or outcome)
+        elif outcome is TAKEN:
+            return done + self._skip(most - done)
+        else:
+            self._conclude(first + done, argument, (outcome, raised, seconds / ended))
+        return ended
+
+    def _run_jobs(self, block: Block) -> tuple[object, bool]:
+        """Run jobs of a block.
+
+        Returns:
+            `ALL`, `TAKEN`, or what the next one returned or raised if that takes more than keeping it; and
+            whether it was raised.
+        """
+        outcomes, worker = self._outcomes, self._worker
+        process = worker.function if type(worker) is FunctionWorker else worker.process
+        remaining = iter(block)
+        try:
+            while (outcome := run_jobs(block, process, remaining, outcomes.kind)) is not ALL:
+                self.check_process()
+                if outcome is TAKEN or self._is_noted() or not outcomes.keep(outcome):
+                    return outcome, False
+        except BaseException as error:
+            self.check_process()  # while `sys.exc_info` still tells what to exit with
+            return error, True
+        self.check_process()
+        if outcomes.kind is not None and self._is_noted():
+            return outcomes.values.pop(), False
+        return ALL, False
+
+    def _is_noted(self) -> bool:
+        """Whether the job that has just run did something about itself."""
+        return self._worker._canceled or bool(job_success.receivers)
 
     # ── one job ───────────────────────────────────────────────────────────────────────────────────
 
-    def _run_job(self, kind: int, attempt: int, index: int, record: bytes) -> bytes:
-        """Run a job; the record of its answer."""
+    def _run_alone(self, index: int, argument: Any, most: int, *, apart: bool) -> int:
+        """Run a job with all that may be done about it; how many are done with then, at most `most`."""
+        if not self._lane.begin():
+            return self._skip(most)
         self._index = index
         job_id = f"{self._run_id}-{index}"
-        history, changes, start = None, None, HEADER.size
-        if kind == messages.AGAIN:
-            (length,) = AGAIN_LENGTH.unpack_from(record, start)
-            start += AGAIN_LENGTH.size
-            history, changes = decode(memoryview(record)[start : start + length], "the history", job_id)
-            start += length
         try:
-            argument = decode(memoryview(record)[start:], "the argument", job_id)
+            if apart:
+                argument = decode(argument, "the argument", job_id)
+        except BaseException as error:
+            return self._fail(index, error)
+        self._run_job(JobRun(self._worker, argument, job_id, host=self), 1)
+        return 1
+
+    def _fail(self, index: int, error: BaseException) -> int:
+        """Answer a job whose argument cannot be had."""
+        self.check_process()
+        self._send_outcomes()
+        self._index = index
+        self._send_failure(error, 1)
+        return 1
+
+    def _run_again(self, index: int, record: bytes) -> None:
+        """Run a job that was requeued."""
+        if not self._lane.begin():
+            self._skip(1)
+            return
+        self._index = index
+        job_id = f"{self._run_id}-{index}"
+        _, attempt, _, _ = HEADER.unpack_from(record)
+        start = HEADER.size + AGAIN_LENGTH.size
+        (length,) = AGAIN_LENGTH.unpack_from(record, HEADER.size)
+        history, changes = decode(memoryview(record)[start : start + length], "the history", job_id)
+        try:
+            argument = decode(memoryview(record)[start + length :], "the argument", job_id)
+        except BaseException as error:
+            self.check_process()
+            self._send_failure(error, attempt)
+        else:
             run = JobRun(self._worker, argument, job_id, history=history, changes=changes, host=self)
+            self._run_job(run, attempt)
+
+    def _conclude(self, index: int, argument: Any, outcome: Outcome) -> None:
+        """Go on with a job that has run once."""
+        self._send_outcomes()
+        self._index = index
+        run = JobRun(self._worker, argument, f"{self._run_id}-{index}", host=self, outcome=outcome)
+        self._run_job(run, 1)
+
+    def _run_job(self, run: JobRun, attempt: int) -> None:
+        try:
             outcome = run.run()
         except (CallerGone, DescriptorsLost, Stopped):
             raise
-        except BaseException as error:  # the argument, a Response whose `ok` raises, a listener's Ctrl-C
+        except BaseException as error:  # a Response whose `ok` raises, a listener's Ctrl-C
             self.check_process()
-            response = JobResponse(exception=error, job_id=job_id, attempts=attempt, pid=self.pid)
-            return seal_answer(response, index, attempt, job_id)[1]
-        return self._requeue(outcome) if isinstance(outcome, Requeue) else self._sealed
+            self._send_failure(error, attempt)
+            return
+        self.check_process()  # listeners and `__reduce__` may fork, too
+        self._send_answer(self._requeue(outcome) if isinstance(outcome, Requeue) else self._sealed)
+
+    def _send_failure(self, error: BaseException, attempt: int) -> None:
+        job_id = f"{self._run_id}-{self._index}"
+        response = JobResponse(exception=error, job_id=job_id, attempts=attempt, pid=self.pid)
+        self._send_answer(seal_answer(response, self._index, attempt, job_id)[1])
+
+    def _send_answer(self, record: bytes) -> None:
+        self._lane.send(record)
+        self._lane.end()
+        self._surroundings.restore()
 
     def _requeue(self, requeue: Requeue) -> bytes:
         header = HEADER.pack(messages.REQUEUE, requeue.history.attempt, self._index, requeue.delay)
@@ -168,7 +379,9 @@ class JobChild:
             return  # from a thread that its job left behind
         fields = {name: payload[name] for name in ("response", "delay", "info")}
         place = _PLACES[payload["event"]]
-        header = HEADER.pack(messages.EVENT, payload["attempt"], self._index, float(place))
+        running = self._worker._running
+        index = self._index if running is None else running.index
+        header = HEADER.pack(messages.EVENT, payload["attempt"], index, float(place))
         what = f"the payload of {payload['event'].name}"
         try:
             record = encode(fields, what, payload["job_id"])
@@ -180,15 +393,6 @@ class JobChild:
         # Where descriptors are lost, the job goes on and its answer is the last thing this child sends.
         with contextlib.suppress(DescriptorsLost):
             self._lane.send(header + record)
-
-    def seal_body(self, body: object, seconds: float) -> bool:
-        """Encode a bare result."""
-        try:
-            data = encode(body, "the result")
-        except SerializationError:
-            return False
-        self._sealed = HEADER.pack(messages.DONE, self._worker.attempt, self._index, seconds) + data
-        return True
 
     def seal(self, response: Response) -> Response:
         """Encode the answer, so that SUCCESS is not said of a job whose result cannot be sent."""
@@ -211,6 +415,8 @@ class JobChild:
 
     def _note_copy(self) -> None:
         self._is_copy = True
+        if self._worker._running is not None:
+            self._worker._running.cut()
 
 
 def _travels_or_repr(value: object) -> object:
@@ -219,45 +425,3 @@ def _travels_or_repr(value: object) -> object:
     except SerializationError:
         return repr(value)
     return value
-
-
-class _Surroundings:
-    """The working directory and the signal handlers that every job should find."""
-
-    def __init__(self) -> None:
-        self._directory = _getcwd()
-        self._handlers = list(map(getsignal, _WATCHED))
-
-    def restore(self) -> bool:
-        """Put them back; False if the directory is gone, and with it this child's use."""
-        if list(map(getsignal, _WATCHED)) != self._handlers:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm without its handler would kill
-            for signum, handler in zip(_WATCHED, self._handlers, strict=True):
-                if handler is not None:  # set by C code, which Python cannot put back
-                    signal.signal(signum, handler)
-        if self._directory is not None and _getcwd() != self._directory:
-            try:
-                os.chdir(self._directory)
-            except OSError:
-                _log.exception("a job left the working directory and there is no way back; ending this child")
-                return False
-        return True
-
-
-_WATCHED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGCHLD,
-    signal.SIGALRM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGPIPE,
-)
-
-
-def _getcwd() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # a job removed the directory it is in
-        return None

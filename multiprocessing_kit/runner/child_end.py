@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import select
 import threading
-import time
 from collections.abc import Callable
 
+from multiprocessing_kit.ipc import membarrier
 from multiprocessing_kit.ipc.fence import make_fence
 from multiprocessing_kit.runner.lane import (
+    AT_JOB,
     BEGUN,
     CALLER_WAITS,
     CHILD_WAITS,
     COUNT_BITS,
-    COUNT_MASK,
-    CURRENT,
     EVENTS,
     FOR_RECORD,
     FOR_ROOM,
     PIECE,
-    SINCE,
     STOP,
     TAKEN_BACK,
+    WAKE_AT,
     Lane,
     pieces_of,
 )
@@ -48,14 +47,19 @@ class ChildEnd:
         lane: Inherited by fork.
         liveness: Readable once the caller is dead.
         before_wait: Called before the child sleeps.
+
+    Attributes:
+        words: The lane's header, for `block`.
+        begin_fence: To be passed between announcing a job and looking whether it was taken back; None where
+            the caller does that for both.
     """
 
     def __init__(self, lane: Lane, liveness: int, before_wait: Callable[[], None]) -> None:
-        self._words = lane.words
+        self.words = self._words = lane.words
         self._down, self._up = lane.down, lane.up
         self._bell, self._caller_bell = lane.child_bell, lane.caller_bell
         self._fence = make_fence()  # for whoever holds `_sending`
-        self._begin_fence = make_fence()
+        self.begin_fence = None if membarrier.register() else make_fence()
         self._before_wait = before_wait
         self._sending = threading.Lock()  # worker.running() may be called from any thread
         self._poll = select.poll()
@@ -63,7 +67,6 @@ class ChildEnd:
         self._poll.register(liveness, select.POLLIN)
         self._liveness = liveness
         self._rang_for = 0
-        self._begun = 0
         self._cut_short = False
 
     @property
@@ -72,30 +75,60 @@ class ChildEnd:
         return self._words[EVENTS]
 
     @property
+    def stopping(self) -> bool:
+        """Whether the child was asked to stop."""
+        return self._words[STOP] != 0
+
+    @property
     def at_job(self) -> bool:
         """Whether a job is under way."""
-        return self._words[CURRENT] != 0
+        return self._words[AT_JOB] != 0
 
-    def begin(self, index: int) -> int:
-        """Note the job that is about to run, for the caller to find if this child dies of it.
+    def begin(self) -> bool:
+        """Announce the next job, for the caller to find if this child dies of it.
 
         Returns:
-            0; or the job's number in this lane if the caller took it back: it is not to be run.
+            Whether to run it; False if the caller took it back.
         """
         words = self._words
-        number = self._begun = self._begun + 1
-        words[BEGUN] = number
-        self._begin_fence()
-        taken = words[TAKEN_BACK]
-        if taken and 0 <= number - (taken >> COUNT_BITS) < taken & COUNT_MASK:
-            return number
-        words[SINCE] = time.monotonic_ns()
-        words[CURRENT] = index + 1
-        return 0
+        number = words[BEGUN] = words[BEGUN] + 1
+        if self.begin_fence is not None:
+            self.begin_fence()
+        if words[TAKEN_BACK] and self.is_taken(number):
+            return False
+        words[AT_JOB] = 1
+        return True
+
+    def begin_block(self) -> int:
+        """Announce the first of the jobs that `block.run_jobs` then announces; the number before it."""
+        words = self._words
+        before = words[BEGUN]
+        words[BEGUN] = before + 1  # first, so that AT_JOB never speaks of a job that is done
+        words[AT_JOB] = 1
+        return before
+
+    def is_taken(self, number: int) -> bool:
+        """Whether the caller took back the job of this number."""
+        first, count = divmod(self._words[TAKEN_BACK], 1 << COUNT_BITS)
+        return first <= number < first + count
+
+    def skip(self, most: int) -> tuple[int, int]:
+        """Pass the job that was just begun and those behind it, at most `most`, that were taken back.
+
+        Returns:
+            Number of the first, and how many.
+        """
+        words = self._words
+        number = words[BEGUN]
+        first, count = divmod(words[TAKEN_BACK], 1 << COUNT_BITS)
+        skipped = min(most, first + count - number)
+        words[AT_JOB] = 0
+        words[BEGUN] = number + skipped - 1
+        return number, skipped
 
     def end(self) -> None:
-        """The job is answered; a death from here on is no job's fault."""
-        self._words[CURRENT] = 0
+        """The job is answered, or about to be; a death from here on is no job's fault."""
+        self._words[AT_JOB] = 0
 
     def receive(self) -> bytes | None:
         """Wait for the next whole record; None when asked to stop.
@@ -133,7 +166,8 @@ class ChildEnd:
             if self._cut_short:
                 raise DescriptorsLost("an earlier record was sent in part")
             if len(record) <= PIECE and self._up.write(record):
-                self._wake_caller(FOR_RECORD)
+                if self._words[BEGUN] >= self._words[WAKE_AT]:
+                    self._wake_caller(FOR_RECORD)
                 return
             self._cut_short = True  # until the end: an exception, as from a job's alarm, may come between
             for piece, more in pieces_of(record):
@@ -158,7 +192,7 @@ class ChildEnd:
     def _wait(self, what: int, size: int = 0) -> None:
         self._words[CHILD_WAITS] = what
         try:
-            self._wake_caller(FOR_ROOM)  # all that was in the ring is read: let it go on
+            self._wake_caller(FOR_RECORD | FOR_ROOM)  # nothing else may happen until it does something
             ready = bool(self._down) if what == FOR_RECORD else self._up.free >= size
             if ready or self._words[STOP]:
                 return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+from collections import deque
 from dataclasses import dataclass, field
 
 from multiprocessing_kit.errors import IpcError, PoolError, SerializationError, describe_exit
@@ -20,7 +21,7 @@ from multiprocessing_kit.runner.caller_end import CallerEnd
 from multiprocessing_kit.runner.child import LOST_DESCRIPTORS, JobChild
 from multiprocessing_kit.runner.child_end import ChildEnd
 from multiprocessing_kit.runner.lane import Lane
-from multiprocessing_kit.runner.ledger import Job
+from multiprocessing_kit.runner.ledger import Lease
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.supervise.child import ForkedChild
 from multiprocessing_kit.supervise.fork import flush_stdio, fork_child
@@ -45,13 +46,15 @@ class Member:
 
     Attributes:
         pin: Its index, 0 to processes - 1, kept by the child that replaces it.
-        jobs: The unanswered jobs that it has, by index.
+        leases: The unanswered jobs that it has, in the order it was sent.
+        held: How many these are.
     """
 
     pin: int
     child: ForkedChild
     lane: CallerEnd
-    jobs: dict[int, Job] = field(default_factory=dict)
+    leases: deque[Lease] = field(default_factory=deque)
+    held: int = 0
 
 
 class Crew:

@@ -1,21 +1,25 @@
 """A lane: two rings and a small header in one segment, between the caller and one child.
 
     caller ──▶ down ring: jobs ──────▶ child          each word of the header has one writer:
-    caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask, taken back
-                                                        child:  child waits, begun, current, since
+    caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask,
+                                                                taken back, wake at
+                                                        child:  child waits, begun, at job
 
 No lock is shared: a child killed anywhere blocks nobody, and what it published can still be read.
 
 Sleep and wake. A side that finds nothing to do writes what it waits for into its word, looks once
 more, and only then waits on its doorbell. The other side moves a counter of a ring and then reads that
 word. With a fence between each pair at least one of the two sees the other (Dekker's argument), so
-a doorbell rings only for a sleeper, and no sleeper is missed.
+a doorbell rings only for a sleeper, and no sleeper is missed. Where nobody waits for single answers, the
+caller also says at which job it wants to be woken: when the child has to get more. A child that is about
+to sleep wakes it in any case.
 
-Taking back. Jobs that wait in the lane of a child that is busy for long can be given to another. Both
-sides count the jobs of the lane. The child announces each number before it looks whether that was taken
-back; the caller writes the numbers it takes back before it looks what was announced. Again one of
-the two sees the other: a job whose number was not announced yet will be skipped. If the child
-was quicker, only it knows which it skipped; so it always tells, with SKIPPED.
+Taking back. Jobs that a child has not begun can be given to another. Both sides count the jobs of the
+lane. The child announces each number before it looks whether that was taken back; the caller writes
+which numbers it takes back before it looks what was announced. Again one of the two sees the other: a job
+whose number was not announced yet will be skipped. If the child was quicker, only it knows which it
+skipped; so it always tells, with SKIPPED. The child does this for each job and the caller seldom, so
+the fences of both are in the caller's hands (`membarrier`), where the system can do that.
 
 A record larger than half a ring is cut into pieces, so that it has no size limit and the two sides
 work on it at the same time.
@@ -28,21 +32,20 @@ from multiprocessing_kit.ipc.ring import Ring
 from multiprocessing_kit.ipc.segment import Segment
 
 __all__ = [
+    "AT_JOB",
     "BEGUN",
     "CALLER_WAITS",
     "CHILD_WAITS",
     "COUNT_BITS",
-    "COUNT_MASK",
-    "CURRENT",
     "EVENTS",
     "FOR_RECORD",
     "FOR_ROOM",
     "NEXT_SLEEP",
     "PIECE",
     "RING_BYTES",
-    "SINCE",
     "STOP",
     "TAKEN_BACK",
+    "WAKE_AT",
     "Lane",
     "pieces_of",
 ]
@@ -54,12 +57,12 @@ PIECE = RING_BYTES // 2
 """A larger record is cut up."""
 
 CALLER_WAITS, STOP, EVENTS = 0, 1, 2
-TAKEN_BACK = 3
-CHILD_WAITS, CURRENT, SINCE, BEGUN = 8, 9, 10, 11
+TAKEN_BACK, WAKE_AT = 3, 4
+CHILD_WAITS, BEGUN, AT_JOB = 8, 9, 10
 _HEADER_BYTES = 128  # the caller's words in one cache line, the child's in the next
 
 COUNT_BITS = 24
-COUNT_MASK = (1 << COUNT_BITS) - 1
+"""Of the word TAKEN_BACK: how many; the rest is the first one's number."""
 
 FOR_RECORD = 1
 FOR_ROOM = 2

@@ -1,33 +1,102 @@
-"""How many jobs a child may hold: the one it runs, and those that wait in its lane.
+"""How many jobs a child is given at once, and how many it may hold.
 
-A lease is one job. A second one in the lane saves the child a sleep and two wake-ups, which cost more than
-a tiny job itself; but it waits for as long as the one before it takes. So a child may hold about two
-milliseconds of work, by what jobs have taken so far, and one job only where they are longer.
+A lease is worth about ten milliseconds of work by what jobs have taken so far: enough that handing it out
+costs little beside the work, and too short to hurt when it turns out longer. The first ones are one job
+each; a lease is at most four times as large as one that has been answered, so a guess is checked before it
+is built upon. Towards the end of inputs whose number is known, leases shrink (guided self-scheduling,
+Polychronopoulos and Kuck 1987), so that the children finish together; jobs that wait behind a long one are
+taken back (see `lane`).
+
+A child may hold a second lease, so that it need not sleep until the next one comes. Where jobs are long, that
+sleep is nothing, and a waiting job would only be stuck.
 """
 
 from __future__ import annotations
 
-__all__ = ["Leases"]
+__all__ = ["LEASE_SECONDS", "Leases"]
 
-_AHEAD = 0.002
+LEASE_SECONDS = 0.01
+
+_LEAST_SECONDS = 0.0005
+"""What a lease should be worth also at the end, beside the 20 µs that it costs."""
+
+_AHEAD_SECONDS = 0.002
+"""Worth of single jobs that may wait in a lane."""
+
 _OVERHEAD = 0.00001
-"""Seconds that a child spends on a job beside `process()`."""
+"""Seconds that a child spends on a job that travels alone, beside `process()`."""
+
+_SHORTEST = 1e-7
+"""Seconds of a job; it may tell less, and 0 if it was canceled."""
+
+_MOST_JOBS = 4096
+_MOST_BYTES = 64 * 1024
+"""Of arguments in a lease: a fraction of what the ring holds."""
+
 _WEIGHT = 0.1
-"""Of the newest job in the running mean."""
+"""Of the newest job in the running means."""
 
 
 class Leases:
     """Measures the jobs of one run.
 
+    Args:
+        children: At most how many there are.
+        fixed: Jobs in each record; None to adapt.
+
     Attributes:
-        depth: Jobs that a child may hold now.
+        hold: A child that holds fewer jobs than this is given another lease.
+        mean: Seconds in `process()` of a job, so far.
     """
 
-    def __init__(self) -> None:
-        self.depth = 1
-        self._mean = _AHEAD
+    def __init__(self, children: int, fixed: int | None) -> None:
+        self._children = children
+        self._fixed = fixed
+        self._largest = 0
+        self._measured = False
+        self._count = 0
+        self._seconds = 0.0
+        self._bytes = 1.0
+        self._size = fixed or 1
+        self.mean = LEASE_SECONDS
+        self.hold = 1
 
-    def note(self, duration: float) -> None:
-        """A job took `duration` seconds in `process()`."""
-        self._mean += (duration - self._mean) * _WEIGHT
-        self.depth = int(_AHEAD / (self._mean + _OVERHEAD)) or 1
+    def size(self, left: int | None, room: int) -> int:
+        """How many jobs a child should get next.
+
+        Args:
+            left: How many inputs there still are, if that is known.
+            room: How many more it may hold.
+        """
+        if self._fixed is not None:
+            return max(self._fixed, room - room % self._fixed)
+        size = self._size
+        if left is None:
+            return size
+        share = -(-left // (2 * self._children))
+        return size if share >= size else max(share, min(size, int(_LEAST_SECONDS / self.mean)), 1)
+
+    def answered(self, count: int, seconds: float) -> None:
+        """`count` jobs took `seconds` in `process()`, all together."""
+        self._count += count
+        self._seconds += seconds
+        self._largest = max(self._largest, count)
+
+    def sent(self, count: int, size: int) -> None:
+        """The arguments of `count` jobs took `size` bytes."""
+        self._bytes += (size / count - self._bytes) * min(0.5, _WEIGHT * count)
+
+    def adapt(self) -> None:
+        """Draw the consequences of what was answered since the last time."""
+        count = self._count
+        if not count:
+            return
+        mean = max(self._seconds / count, _SHORTEST)
+        self._count, self._seconds = 0, 0.0
+        self.mean += (mean - self.mean) * (min(0.5, _WEIGHT * count) if self._measured else 1.0)
+        self._measured = True
+        if self._fixed is None:
+            most = min(_MOST_JOBS, int(_MOST_BYTES / self._bytes), 4 * self._largest)
+            self._size = max(1, min(int(LEASE_SECONDS / self.mean), most))
+        ahead = self._size // 2 if self._size > 1 else int(_AHEAD_SECONDS / (self.mean + _OVERHEAD))
+        self.hold = max(2 if self.mean < LEASE_SECONDS else 1, ahead)

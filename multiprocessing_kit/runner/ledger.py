@@ -1,9 +1,12 @@
 """Job book-keeping, all in the caller: where each unanswered job is.
 
-inputs ─▶ take ─▶ leased to a child ─▶ answered          a job is in exactly one of: fresh, returned,
+inputs ─▶ take ─▶ leased to a child ─▶ answered          a job is in exactly one of: returned,
             ▲        │        │                           waiting, again, leased; or it is answered
-returned ───┤◀───────┘        │  (its child died before it began)
+returned ───┤◀───────┘        │  (taken back, or its child died before it began)
 again ──────┘◀── waiting ◀────┘  (REQUEUE, after its delay)
+
+Jobs travel as leases: some in a row that one child is given at once. A child answers its jobs in the order
+in which it was given them, so what it holds is a queue of leases.
 """
 
 from __future__ import annotations
@@ -12,37 +15,62 @@ import heapq
 import itertools
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-__all__ = ["Job", "Ledger"]
+__all__ = ["Lease", "Ledger"]
 
 
-@dataclass(slots=True)
-class Job:
-    """One unanswered job.
+@dataclass(slots=True, eq=False)
+class Lease:
+    """Unanswered jobs in a row.
 
     Attributes:
-        index: Its argument's place among the inputs, from 0.
-        argument: As the inputs gave it; kept so that it can be sent once more.
-        attempt: The attempt that is next or under way, from 1.
+        first: Place of the first one's argument among the inputs, from 0.
+        arguments: As the inputs gave them; kept so that they can be sent once more.
+        attempt: The attempt that is next or under way, from 1; above 1 only where there is one job.
         history: What a requeued job carries to the next child, unopened.
+        number: Of its first job in the lane that it was sent through.
+        done: How many of its jobs, from the first on, have left it.
     """
 
-    index: int
-    argument: object
+    first: int
+    arguments: Sequence[object]
     attempt: int = 1
     history: bytes | None = None
+    number: int = 0
+    done: int = 0
+
+    def __len__(self) -> int:
+        """How many jobs are left in it."""
+        return len(self.arguments) - self.done
+
+    @property
+    def index(self) -> int:
+        """Place among the inputs of the first job that is left."""
+        return self.first + self.done
+
+    def cut(self, count: int) -> Lease:
+        """Keep the first `count` of the jobs that are left; a lease of the others."""
+        at = self.done + count
+        rest = replace(
+            self, first=self.first + at, arguments=self.arguments[at:], number=self.number + at, done=0
+        )
+        self.arguments = self.arguments[:at]
+        return rest
 
 
 class Holder(Protocol):
     """Who jobs are leased to: a child.
 
     Attributes:
-        jobs: The unanswered jobs that it has, by index, in the order they were sent.
+        leases: What it has and has not answered, in the order it was sent.
+        held: How many jobs these are.
     """
 
-    jobs: dict[int, Job]
+    leases: deque[Lease]
+    held: int
 
 
 class Ledger:
@@ -61,71 +89,133 @@ class Ledger:
         self._queue_length = queue_length
         self.taken = 0
         self.unanswered = 0
-        self._returned: deque[Job] = deque()
-        self._again: deque[tuple[int, Job]] = deque()
-        self._waiting: list[tuple[float, int, Job]] = []
+        self._returned: deque[Lease] = deque()
+        self._again: deque[tuple[int, Lease]] = deque()
+        self._waiting: list[tuple[float, int, Lease]] = []
         self._order = itertools.count()
 
-    def add(self, argument: object) -> Job:
-        """A fresh job for the next input; the caller of this leases or answers it at once."""
-        job = Job(self.taken, argument)
-        self.taken += 1
-        self.unanswered += 1
-        return job
+    def add(self, arguments: Sequence[object]) -> Lease:
+        """Fresh jobs for the next inputs; the caller of this leases or answers them at once."""
+        lease = Lease(self.taken, arguments)
+        self.taken += len(arguments)
+        self.unanswered += len(arguments)
+        return lease
 
-    def next_known(self, *, inputs_left: bool) -> Job | None:
-        """The job to run before a fresh input is taken, if any.
+    def next_known(self, limit: int, *, inputs_left: bool) -> Lease | None:
+        """The jobs, at most `limit`, to run before a fresh input is taken, if any.
 
         Args:
+            limit: At least 1.
             inputs_left: Whether a fresh input could be had; if not, requeued jobs are next.
         """
         if self._returned:
-            return self._returned.popleft()
+            lease = self._returned.popleft()
+            if len(lease) > limit:
+                self._returned.appendleft(lease.cut(limit))
+            return lease
         if self._waiting:
             self._wake_due()
         if self._again and (not inputs_left or self.taken >= self._again[0][0]):
             return self._again.popleft()[1]
         return None
 
-    def lease(self, job: Job, holder: Holder) -> None:
-        """`job` was sent to `holder`."""
-        holder.jobs[job.index] = job
+    def lease(self, lease: Lease, holder: Holder) -> None:
+        """`lease` was sent to `holder`."""
+        holder.leases.append(lease)
+        holder.held += len(lease)
 
-    def put_back(self, job: Job) -> None:
-        """`job` could not be sent: it is the next one again."""
-        self._returned.appendleft(job)
+    def put_back(self, lease: Lease) -> None:
+        """`lease` could not be sent, or was skipped: it is the next one again."""
+        self._returned.appendleft(lease)
 
-    def reclaim(self, holder: Holder, count: int) -> None:
-        """`holder` will not run the last `count` jobs that it was sent: they go back to the front."""
-        indices = list(holder.jobs)[-count:]
-        self._returned.extendleft(holder.jobs.pop(index) for index in reversed(indices))
+    def reclaim(self, holder: Holder, number: int) -> None:
+        """`holder` will not run the jobs from this number in its lane on: they go back to the front."""
+        back = []
+        while holder.leases and holder.leases[-1].number + len(holder.leases[-1].arguments) > number:
+            lease = holder.leases.pop()
+            keep = max(0, number - lease.number - lease.done)
+            if keep:
+                rest = lease.cut(keep)
+                holder.leases.append(lease)
+                lease = rest
+            back.append(lease)
+            holder.held -= len(lease)
+        self._returned.extendleft(back)
 
-    def answer(self, holder: Holder, index: int) -> Job:
-        """`holder` answered a job, which leaves the ledger."""
-        self.unanswered -= 1
-        return holder.jobs.pop(index)
+    def answered(self, holder: Holder, count: int) -> Lease:
+        """`holder` answered the `count` jobs it holds longest, which leave the ledger; their lease."""
+        self.unanswered -= count
+        return self._off(holder, count)
 
-    def drop(self) -> None:
-        """A job that nobody holds was answered, by the caller itself."""
-        self.unanswered -= 1
+    def drop(self, count: int) -> None:
+        """Jobs that nobody holds were answered, by the caller itself."""
+        self.unanswered -= count
 
-    def requeue(self, holder: Holder, index: int, delay: float, attempt: int, history: bytes) -> None:
-        """`holder` wants a job to be run again after `delay` seconds."""
-        job = holder.jobs.pop(index)
-        job.attempt, job.history = attempt, history
+    def requeue(self, holder: Holder, delay: float, attempt: int, history: bytes) -> None:
+        """`holder` wants the job it holds longest to be run again after `delay` seconds."""
+        lease = self._single(self._off(holder, 1))
+        lease.attempt, lease.history = attempt, history
         if delay > 0:
-            heapq.heappush(self._waiting, (time.monotonic() + delay, next(self._order), job))
+            heapq.heappush(self._waiting, (time.monotonic() + delay, next(self._order), lease))
         else:
-            self._again.append((self.taken + self._queue_length, job))
+            self._again.append((self.taken + self._queue_length, lease))
+
+    def skipped(self, holder: Holder, number: int, count: int) -> None:
+        """`holder` did not run these of its lane; those that it still holds go back to the front."""
+        back = []
+        while count and holder.leases:
+            lease = holder.leases[0]
+            if lease.number + lease.done != number:
+                break
+            gone = min(count, len(lease))
+            rest = lease.cut(gone)
+            holder.leases.popleft()
+            if rest.arguments:
+                holder.leases.appendleft(rest)
+            number, count = number + gone, count - gone
+            back.append(lease)
+            holder.held -= gone
+        self._returned.extendleft(reversed(back))
 
     def give_back(self, holder: Holder) -> None:
         """`holder` died: the jobs that it had not begun go back to the front."""
-        self._returned.extendleft(reversed(holder.jobs.values()))
-        holder.jobs.clear()
+        self._returned.extendleft(reversed(holder.leases))
+        holder.leases.clear()
+        holder.held = 0
+
+    def blamed(self, holder: Holder, number: int) -> Lease | None:
+        """Take the job of this number out of what a dead `holder` has; None if it is not there."""
+        for place, lease in enumerate(holder.leases):
+            before = number - lease.number - lease.done
+            if before >= len(lease) or before < 0:
+                continue
+            job = lease.cut(before)
+            rest = job.cut(1)
+            del holder.leases[place]
+            for part in (rest, lease):
+                if len(part):
+                    holder.leases.insert(place, part)
+            self.unanswered -= 1
+            holder.held -= 1
+            return job
+        return None
 
     def next_due(self) -> float | None:
         """When the next waiting job is due (`time.monotonic()`), if one waits."""
         return self._waiting[0][0] if self._waiting else None
+
+    def _off(self, holder: Holder, count: int) -> Lease:
+        lease = holder.leases[0]
+        lease.done += count
+        holder.held -= count
+        if not len(lease):
+            holder.leases.popleft()
+        return lease
+
+    def _single(self, lease: Lease) -> Lease:
+        """The job that has just left `lease`, as a lease of its own."""
+        place = lease.done - 1
+        return Lease(lease.first + place, [lease.arguments[place]], lease.attempt, lease.history)
 
     def _wake_due(self) -> None:
         now = time.monotonic()

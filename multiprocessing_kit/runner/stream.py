@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
 from multiprocessing_kit.response import Response
+from multiprocessing_kit.responses import Part
 from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
 from multiprocessing_kit.runner.run import Run
 from multiprocessing_kit.supervise.interrupts import Interrupts
@@ -41,7 +43,22 @@ class Stream(Iterator[Response]):
     def __next__(self) -> Response:
         run = self._run
         if run.ready and self._crew is not None:
-            return run.pop()
+            return run.ready.pop()
+        self._wait()
+        return run.ready.pop()
+
+    def parts(self) -> Iterator[Part]:
+        """The responses as they come, many at a time; not to be mixed with `next`."""
+        ready = self._run.ready
+        with contextlib.suppress(StopIteration):
+            while True:
+                if not ready:
+                    self._wait()
+                yield ready.pop_part()
+
+    def _wait(self) -> None:
+        """Have a response ready; StopIteration at the end."""
+        run = self._run
         # The `with` stays open over the end: no signal may come between an error and the stop.
         with self._interrupts:
             if self._crew is None:
@@ -54,7 +71,6 @@ class Stream(Iterator[Response]):
             if not more:
                 self._end(finished=True)
                 raise StopIteration
-        return run.pop()
 
     def close(self) -> None:
         """Stop here: jobs not answered yet are dropped, the children are stopped within 2 seconds."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from multiprocessing_kit.errors import JobCanceledError, SerializationError
 from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.ipc.codec import decode
 from multiprocessing_kit.response import Response
-from multiprocessing_kit.runner.ledger import Job
+from multiprocessing_kit.runner.answers import Opened
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.supervise.interrupts import Interrupts
 
@@ -57,45 +57,70 @@ class Teller:
         self._mask = self._audience.listened()
         return self._mask & _SENT_BY_CHILDREN
 
-    def answered(self, job: Job, response: Response, pid: int) -> None:
-        """Tell of a job's last event."""
-        if self._mask:
-            self._tell(_final_event(response), job, pid, {"response": response})
+    @property
+    def listens(self) -> bool:
+        """Whether anybody does."""
+        return bool(self._mask)
 
-    def relayed(self, record: bytes, job: Job, pid: int) -> None:
-        """Tell of an event that a child sent."""
-        _, job.attempt, _, place = HEADER.unpack_from(record)
-        event = _EVENTS[int(place)]
+    def answered(self, answers: Opened, arguments: Sequence[object], pid: int) -> None:
+        """Tell of the last event of jobs in a row."""
+        interrupts = self._interrupts
+        interrupts_before = interrupts.count
+        interrupts.in_user_code = True
+        fire, mask = self._audience.fire, self._mask
         try:
-            fields = decode(memoryview(record)[HEADER.size :], f"the payload of {event.name}")
-        except SerializationError as error:  # an object in `info`: the event is still one
-            _log.error("job %s-%d: %s", self._run_id, job.index, error)
-            fields = {}
-        self._tell(event, job, pid, fields)
+            for place, response in enumerate(answers.responses):
+                event = _final_event(response)
+                if mask & event.bit:
+                    payload = self._payload(event, answers.first + place, arguments[place], response)
+                    payload["attempt"], payload["pid"] = answers.attempt, pid
+                    fire(event, payload)
+        finally:
+            interrupts.in_user_code = False
+        interrupts.check_user_code(interrupts_before)
 
-    def _tell(self, event: JobEvent, job: Job, pid: int, fields: dict[str, Any]) -> None:
+    def relayed(self, record: bytes, argument: object, pid: int) -> None:
+        """Tell of an event that a child sent."""
+        _, attempt, index, place = HEADER.unpack_from(record)
+        event = _EVENTS[int(place)]
         if not self._mask & event.bit:
             return
-        response = fields.get("response")
-        payload = {
-            "event": event,
-            "job_id": f"{self._run_id}-{job.index}",
-            "argument": job.argument,
-            "attempt": job.attempt,
-            "response": response,
-            "exception": None if response is None else response.exception,
-            "delay": fields.get("delay"),
-            "info": fields.get("info") or {},
-            "pid": pid,
-        }
         interrupts = self._interrupts
         interrupts_before = interrupts.count
         interrupts.in_user_code = True
         try:
+            fields = self._fields(record, event, index)
+            payload = self._payload(event, index, argument, fields.get("response"))
+            payload["attempt"], payload["pid"] = attempt, pid
+            payload["delay"] = fields.get("delay")
+            payload["info"] = fields.get("info") or {}
             self._audience.fire(event, payload)
         finally:
             interrupts.in_user_code = False
         interrupts.check_user_code(interrupts_before)
+
+    def _fields(self, record: bytes, event: JobEvent, index: int) -> dict[str, Any]:
+        try:
+            fields: dict[str, Any] = decode(memoryview(record)[HEADER.size :], f"the payload of {event.name}")
+        except SerializationError as error:  # an object in `info`: the event is still one
+            _log.error("job %s-%d: %s", self._run_id, index, error)
+            return {}
+        return fields
+
+    def _payload(
+        self, event: JobEvent, index: int, argument: object, response: Response | None
+    ) -> dict[str, Any]:
+        return {
+            "event": event,
+            "job_id": f"{self._run_id}-{index}",
+            "argument": argument,
+            "attempt": 1,
+            "response": response,
+            "exception": None if response is None else response.exception,
+            "delay": None,
+            "info": {},
+            "pid": 0,
+        }
 
 
 def _final_event(response: Response) -> JobEvent:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from multiprocessing_kit.errors import QueueClosedError, QueueEmptyError, QueueError, QueueFullError
-from multiprocessing_kit.queues import NullQueue, Queue, SharedMemQueue
+from multiprocessing_kit.queues import NullQueue, Queue, SharedMemQueue, ring
 
 Factory = Callable[..., Any]
 
@@ -380,22 +380,34 @@ def test_destroyed_it_does_nothing_more() -> None:
 
 
 def test_an_item_that_never_fits(small: SharedMemQueue[Any]) -> None:
-    fits = b"x" * (4096 - 8 - 32)
+    fits = b"x" * (4096 - 16 - 32)
     small.put(fits)
     assert small.get() == fits
-    with pytest.raises(QueueError, match=r"bytes takes 5\d\d\d bytes.* has 4088; .*size="):
+    with pytest.raises(QueueError, match=r"bytes takes 5\d\d\d bytes.* has 4080; .*size="):
         small.put(b"x" * 5000)
     assert small.empty()
 
 
-def test_items_go_around_the_end(small: SharedMemQueue[Any]) -> None:
-    small.put(-1)
-    for number in range(1000):
-        small.put(bytes([number % 256]) * (number % 700))
-        small.put(number)
-        assert small.qsize() == 3
-        assert small.get() in (-1, number - 1)
-        assert small.get() == bytes([number % 256]) * (number % 700)
+@pytest.mark.parametrize("fenced", [False, True], ids=["as here", "fenced"])
+@pytest.mark.parametrize("first_pages", [ring._NEAR, 8, 200])
+def test_items_go_around_the_end(fenced: bool, first_pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring, "_NEAR", first_pages)
+    if fenced:
+        monkeypatch.setattr(ring, "KEEPS_STORES_IN_ORDER", False)
+    with SharedMemQueue[Any](size=4096) as q:
+        for number in range(1000):
+            items = [bytes([number % 256]) * (number % 700), number, "x" * (number % 90)][: number % 3 + 1]
+            if number % 2:
+                q.put_many(items)
+            else:
+                for item in items:
+                    q.put(item)
+            assert q.qsize() == len(items)
+            got = q.get_many(number % 3 + 1) if number % 5 else [q.get() for _ in items]
+            assert got == items
+            q.put_many(range(number % 40))
+            assert q.get_many(number % 7 + 1, block=False) if number % 40 else q.empty()
+            q.clear()
 
 
 def test_a_small_item_passes_a_large_one_that_waits(small: SharedMemQueue[Any]) -> None:

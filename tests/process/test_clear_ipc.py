@@ -267,7 +267,7 @@ def test_a_semaphore_is_looked_at_again(change: str, cleanup: list[tuple[str, in
     semaphore = Semaphore(random_key(), 1)
     semaphore.guard.mode = mode
     if change == "used without an id":
-        semaphore.acquire()
+        semaphore.guard.acquire()
     cleanup += [("shm", segment.id), ("sem", semaphore.id)]
     number = {"mode": semaphore.id, "id": semaphore.id + 1}.get(change)
     write_semaphore(view, 0, semaphore.key, number)
@@ -369,9 +369,9 @@ def may_unshare() -> bool:
         (["--all"], "no\n", 1, "nothing removed", True),
         (["--all"], "y\n", 1, "nothing removed", True),
         (["--all"], "", 1, "nothing removed", True),
-        (["--all"], "yes\n", 0, "4 removed", False),
-        (["--all", "--yes"], "", 0, "4 removed", False),
-        (["--all", "--dry-run"], "", 0, "4 would be removed", True),
+        (["--all"], "yes\n", 0, "7 removed", False),
+        (["--all", "--yes"], "", 0, "7 removed", False),
+        (["--all", "--dry-run"], "", 0, "7 would be removed", True),
         ([], "", 0, "nothing to remove", True),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import mmap
 import os
 import random
 import signal
@@ -12,17 +13,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from multiprocessing_kit.errors import QueueClosedError, QueueEmptyError, QueueFullError
+from multiprocessing_kit.ipc import bell as bell_module
 from multiprocessing_kit.ipc.bell import Bell
 from multiprocessing_kit.ipc.semaphore import MAX_VALUE, Semaphore
 from multiprocessing_kit.ipc.stamped import StampedSegment
-from multiprocessing_kit.queues import SharedMemQueue
+from multiprocessing_kit.queues import SharedMemQueue, records, ring, shared_mem
 from multiprocessing_kit.queues.records import RecordQueue
-from multiprocessing_kit.queues.ring import RecordRing
 
 PATIENCE = 30  # seconds; only ever used up by a failing test
 
@@ -45,8 +47,13 @@ def exit_of(pid: int) -> int:
 
 
 def sleepers(queue: SharedMemQueue[Any]) -> int:
-    """How many processes wait for the queue's bell."""
-    return sum(semaphore.guard.waiting_for_nonzero for semaphore in inner(queue)._bell._semaphores)
+    """How many processes wait for one of the queue's bells."""
+    ends = inner(queue)._appenders, inner(queue)._takers
+    return sum(semaphore.guard.waiting_for_nonzero for end in ends for semaphore in end.bell._semaphores)
+
+
+def locks(queue: SharedMemQueue[Any]) -> list[Semaphore]:
+    return [inner(queue)._appenders.lock, inner(queue)._takers.lock]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -117,88 +124,200 @@ def test_a_child_of_a_child(queue: SharedMemQueue[Any]) -> None:
     assert exit_of(pid) == 0
 
 
-# Deaths: where it strikes, and what must come out.
+# Deaths: at every instruction.
 
 
 def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
-    monkeypatch.setattr(owner, name, die)
+def die_at(instant: int, action: Callable[[], object]) -> None:
+    """Run `action` up to one instruction of the ring or the bell, or one line of what uses them."""
+    by_instruction = {ring.__file__: True, bell_module.__file__: True, records.__file__: False}
+    left = itertools.count(instant, -1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        traced = by_instruction.get(frame.f_code.co_filename)
+        if traced is None:
+            return None
+        frame.f_trace_opcodes = traced
+        if event == ("opcode" if traced else "line") and next(left) == 0:
+            die()
+        return trace
+
+    sys._getframe().f_trace_opcodes = True  # before settrace, or Python 3.12 never tells of opcodes
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(None)
 
 
-def after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
-    original = getattr(owner, name)
+def killed_at_every_instant(
+    prepare: Callable[[], SharedMemQueue[Any]], action: Callable[[SharedMemQueue[Any]], object]
+) -> Iterator[SharedMemQueue[Any]]:
+    """Queues whose user was killed inside `action`, at one instruction after the other; at last, was not."""
+    for instant in itertools.count():
+        with prepare() as queue:
+            outcome = exit_of(fork(lambda: die_at(instant, lambda: action(queue))))  # noqa: B023  # at once
+            yield queue
+        if outcome != -signal.SIGKILL:
+            assert outcome == 0
+            assert instant > 10, "little was traced"
+            return
 
-    def run_and_die(*args: Any) -> None:
-        original(*args)
-        die()
 
-    monkeypatch.setattr(owner, name, run_and_die)
+def simple() -> SharedMemQueue[Any]:
+    queue = SharedMemQueue[Any](size=4096)
+    queue.put("used before")
+    queue.get()
+    queue.put_many("ab")
+    return queue
+
+
+def new() -> SharedMemQueue[Any]:
+    return SharedMemQueue[Any](size=4096)
+
+
+def around_the_end() -> SharedMemQueue[Any]:
+    """The first item begins a few words before the end, the second goes on at the start."""
+    queue = SharedMemQueue[Any](size=4096)
+    queue.put(b"x" * 4000)
+    queue.get()
+    queue.put_many("ab")
+    return queue
+
+
+def at_its_first_pages_again() -> SharedMemQueue[Any]:
+    queue = SharedMemQueue[Any](size=4096)
+    queue.put(b"x" * 2000)
+    queue.get()
+    queue.put_many("ab")
+    return queue
+
+
+def beyond_its_first_pages() -> SharedMemQueue[Any]:
+    queue = SharedMemQueue[Any](size=4096)
+    queue.put(b"x" * 2000)
+    queue.get()
+    return queue
+
+
+def with_a_bound() -> SharedMemQueue[Any]:
+    queue = SharedMemQueue[Any](4)
+    queue.put_many("ab")
+    return queue
+
+
+def full() -> SharedMemQueue[Any]:
+    queue = SharedMemQueue[Any](2)
+    queue.put_many("ab")
+    return queue
+
+
+def empty(call: Callable[[], object]) -> None:
+    with contextlib.suppress(QueueEmptyError):
+        call()
+
+
+def no_room(call: Callable[[], object]) -> None:
+    with contextlib.suppress(QueueFullError):
+        call()
+
+
+ACTIONS: dict[str, Callable[[SharedMemQueue[Any]], object]] = {
+    "put": lambda queue: queue.put("c"),
+    "put_many": lambda queue: queue.put_many("cd"),
+    "get": lambda queue: queue.get(),
+    "get_many": lambda queue: queue.get_many(2),
+    "clear": lambda queue: queue.clear(),
+    "close": lambda queue: queue.close(),
+    "get in vain": lambda queue: empty(lambda: queue.get(timeout=0)),
+    "put in vain": lambda queue: no_room(lambda: queue.put("c", timeout=0)),
+}
 
 
 @pytest.mark.parametrize(
-    ("moment", "owner", "name", "putting", "getting"),
+    ("prepare", "action", "before", "after"),
     [
-        (before, RecordRing, "load", ["a"], ["a"]),
-        (before, RecordRing, "append", ["a"], None),
-        (after, RecordRing, "append", ["a"], None),
-        (before, RecordRing, "take", None, ["a"]),
-        (after, RecordRing, "take", None, ["a"]),
-        (before, RecordQueue, "_wake", ["a"], ["a"]),
-        (after, RecordQueue, "_wake", ["a"], ["a"]),
-        (before, RecordRing, "commit", ["a"], ["a"]),
-        (after, RecordRing, "commit", ["a", "new"], []),
+        (simple, "put", "ab", "abc"),
+        (simple, "put_many", "ab", "abcd"),
+        (simple, "get", "ab", "b"),
+        (simple, "get_many", "ab", ""),
+        (simple, "clear", "ab", ""),
+        (simple, "close", "ab", "ab"),
+        (new, "put", "", "c"),
+        (with_a_bound, "put", "ab", "abc"),
+        (around_the_end, "put", "ab", "abc"),
+        (around_the_end, "get", "ab", "b"),
+        (around_the_end, "get_many", "ab", ""),
+        (at_its_first_pages_again, "put", "ab", "abc"),
+        (at_its_first_pages_again, "get", "ab", "b"),
+        (beyond_its_first_pages, "put", "", "c"),
+        (beyond_its_first_pages, "put_many", "", "cd"),
+        (beyond_its_first_pages, "get in vain", "", ""),
+        (full, "put in vain", "ab", "ab"),
     ],
 )
-def test_a_holder_of_the_mutex_is_killed(  # noqa: PLR0917  # a table
-    queue: SharedMemQueue[Any],
-    moment: Callable[..., None],
-    owner: type,
-    name: str,
-    putting: list[str] | None,
-    getting: list[str] | None,
+def test_killed_at_any_instruction(
+    prepare: Callable[[], SharedMemQueue[Any]],
+    action: str,
+    before: str,
+    after: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def child(action: Callable[[], object]) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            moment(patch, owner, name)
-            action()
+    monkeypatch.setattr(ring, "_NEAR", 512 if prepare is around_the_end else 16)
+    monkeypatch.setattr(records, "_LOOKS", 1)
+    monkeypatch.setattr(shared_mem, "_LINGER", PATIENCE)  # put_many makes it one batch, although traced
+    outcomes = []
+    for queue in killed_at_every_instant(prepare, ACTIONS[action]):
+        assert [lock.value for lock in locks(queue)] == [1, 1]
+        assert queue.qsize() in {len(before), len(after)}
+        expected = before if queue.qsize() == len(before) else after
+        closed = inner(queue)._ring.closed
+        if not closed and not queue.full():
+            queue.put("z", block=False)
+            expected += "z"
+        outcomes.append((expected, closed))
+        assert "".join(queue.get_all()) == expected
+        assert queue.qsize() == 0
+        if not closed:
+            queue.put_many("yz", block=False)
+            assert queue.get_many(5, block=False) == ["y", "z"]
+    assert outcomes == sorted(outcomes, key=outcomes.index), "first not done, from one instant on done"
+    assert len(set(outcomes)) == 1 + (before != after or action == "close")
 
-    for action, expected in ((lambda: queue.put("new"), putting), (queue.get, getting)):
-        if expected is None:
-            continue
-        queue.put("a")
-        assert exit_of(fork(lambda action=action: child(action))) == -signal.SIGKILL  # type: ignore[misc]
-        assert queue.qsize() == len(expected)
-        queue.put("z", timeout=PATIENCE)
-        assert queue.get_all() == [*expected, "z"]
 
-
-@pytest.mark.parametrize("stage", ["before the ring", "after the ring", "before the commit"])
 @pytest.mark.parametrize("side", ["getter", "putter"])
-def test_who_should_wake_a_sleeper_is_killed(side: str, stage: str) -> None:
-    """The next one wakes it."""
-    with SharedMemQueue[str](1, size=4096) as queue:
+def test_who_should_wake_a_sleeper_is_killed(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has done by then wakes the sleeper; otherwise the next one's does."""
+    monkeypatch.setattr(records, "_LOOKS", 1)
+    sleeping = 0
+
+    def moved(queue: SharedMemQueue[Any]) -> int:
+        return inner(queue)._ring.words[ring._TAIL if side == "getter" else ring._HEAD]
+
+    def prepare() -> SharedMemQueue[Any]:
+        nonlocal sleeping
+        queue = SharedMemQueue[Any](1, size=4096)
         if side == "putter":
             queue.put("full")
-        sleep = queue.get if side == "getter" else lambda: queue.put("late")
-        wake = (lambda: queue.put("x")) if side == "getter" else queue.get
-
-        def child() -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                if stage == "before the commit":
-                    before(patch, RecordRing, "commit")
-                else:
-                    (before if stage == "before the ring" else after)(patch, Bell, "ring")
-                wake()
-
-        sleeping = fork(sleep)
+        sleeping = fork(queue.get if side == "getter" else lambda: queue.put("late"))
         wait_until(lambda: sleepers(queue) == 1)
-        assert exit_of(fork(child)) == -signal.SIGKILL
-        wake()
+        assert moved(queue) == 0
+        return queue
+
+    def wake(queue: SharedMemQueue[Any]) -> object:
+        return ACTIONS["put" if side == "getter" else "get"](queue)
+
+    alone = []
+    for queue in killed_at_every_instant(prepare, wake):
+        alone.append(moved(queue) != 0)
+        if not alone[-1]:
+            wake(queue)
         assert exit_of(sleeping) == 0
         assert queue.get_all() == ([] if side == "getter" else ["late"])
+    assert set(alone) == {False, True}
 
 
 @pytest.mark.parametrize("side", ["getter", "putter"])
@@ -260,6 +379,53 @@ def test_kills_at_any_instant_leave_whole_items_and_a_free_mutex() -> None:
         os.close(writing)
 
 
+@pytest.mark.parametrize("batches", [False, True], ids=["one by one", "batches"])
+def test_kills_among_several_lose_no_more_than_was_in_flight(batches: bool) -> None:
+    """One of two producers and one of two consumers are killed; the others go on to the end."""
+    rounds, each, flight = 30, 200, 4 if batches else 1
+    chance = random.Random(20260102)
+
+    def produce(queue: SharedMemQueue[Any], name: int, done: mmap.mmap) -> None:
+        for first in range(0, each, flight):
+            items = [(name, number, blob(number)) for number in range(first, first + flight)]
+            if batches:
+                queue.put_many(items, timeout=PATIENCE)
+            else:
+                queue.put(items[0], timeout=PATIENCE)
+            done[name] = (first + flight) // flight
+
+    def consume(queue: SharedMemQueue[Any], seen: mmap.mmap) -> None:
+        with contextlib.suppress(QueueClosedError):
+            while True:
+                got = queue.get_many(flight, timeout=PATIENCE) if batches else [queue.get(timeout=PATIENCE)]
+                for name, number, content in got:
+                    assert content == blob(number)
+                    seen[name * each + number] += 1
+
+    for _ in range(rounds):
+        done, seen = mmap.mmap(-1, 2), mmap.mmap(-1, 2 * each)
+        with SharedMemQueue[Any](20, size=1 << 14) as queue:
+            consumers = [fork(lambda: consume(queue, seen)) for _ in range(2)]  # noqa: B023  # runs at once
+            producers = [fork(lambda name=name: produce(queue, name, done)) for name in range(2)]  # type: ignore[misc]  # noqa: B023
+            for pid in (producers[0], consumers[0]):
+                time.sleep(chance.uniform(0, 0.01))  # no synchronisation: it picks the instant
+                os.kill(pid, signal.SIGKILL)
+            assert exit_of(producers[1]) == 0
+            queue.close()
+            assert exit_of(consumers[1]) == 0
+            assert exit_of(producers[0]) in (-signal.SIGKILL, 0)
+            assert exit_of(consumers[0]) in (-signal.SIGKILL, 0)
+            assert queue.get_all() == []
+        put = [done[0] * flight, each]
+        arrived = [seen[name * each : (name + 1) * each] for name in range(2)]
+        assert max(map(max, arrived)) == 1, "nothing twice"
+        assert sum(arrived[0][put[0] + flight :]) == 0, "only what was put"
+        lost = sum(count - sum(content[:count]) for count, content in zip(put, arrived, strict=True))
+        assert lost <= flight, "only what the killed consumer had taken out"
+        done.close()
+        seen.close()
+
+
 class Interrupted(BaseException):
     pass
 
@@ -278,7 +444,7 @@ def test_a_signal_handler_that_raises_leaves_the_mutex_free(queue: SharedMemQueu
                     queue.put(b"x" * 100, timeout=PATIENCE)
                     queue.get(timeout=PATIENCE)
             except Interrupted:
-                assert inner(queue)._mutex.value == 1
+                assert [lock.value for lock in locks(queue)] == [1, 1]
         queue.clear()
 
     assert exit_of(fork(child)) == 0
@@ -304,7 +470,7 @@ def test_waiters_give_up_in_time(queue: SharedMemQueue[Any]) -> None:
 
 def test_who_waits_for_the_mutex_gives_up_in_time(queue: SharedMemQueue[Any]) -> None:
     """Its holder may be stopped, for instance."""
-    with inner(queue)._mutex.guard:
+    with locks(queue)[0].guard, locks(queue)[1].guard:
 
         def child() -> None:
             with pytest.raises(QueueEmptyError):
@@ -413,12 +579,12 @@ def test_ringing_a_full_bell(bell: Bell) -> None:
 def test_a_semaphore() -> None:
     segment = StampedSegment("test", 1, (1,))
     semaphore: Semaphore = segment.semaphores[0]
-    assert semaphore.acquire()
-    assert not semaphore.acquire(0)
-    assert not semaphore.acquire(0.01)
-    semaphore.release()
-    assert exit_of(fork(semaphore.acquire)) == 0
+    with semaphore.guard:
+        assert not semaphore.wait_for(1, 0)
+        assert not semaphore.wait_for(1, 0.01)
+    assert semaphore.wait_for(1)
+    assert exit_of(fork(semaphore.guard.acquire)) == 0
     assert semaphore.value == 1, "given back by the child's end"
-    assert exit_of(fork(lambda: semaphore.acquire(undo=False))) == 0
-    assert semaphore.value == 0
+    assert exit_of(fork(semaphore.release)) == 0
+    assert semaphore.value == 2
     segment.remove()

@@ -22,7 +22,7 @@ HOUSE = [
     (0, {"errors"}),
     (1, {"ipc"}),
     (1, {"supervise"}),
-    (2, {"worker", "response", "events", "observer", "retry", "changes", "lifecycle"}),
+    (2, {"worker", "response", "responses", "events", "observer", "retry", "changes", "lifecycle"}),
     (2, {"queues", "lockers", "shared", "pipe"}),
     (3, {"process", "runner", "progress"}),
     (4, {"pool"}),

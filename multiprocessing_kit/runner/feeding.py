@@ -1,0 +1,222 @@
+"""Jobs out: who gets which, and how many at once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal
+
+from multiprocessing_kit.errors import IpcError, PoolError, SerializationError
+from multiprocessing_kit.runner.crew import Crew, Member
+from multiprocessing_kit.runner.leases import LEASE_SECONDS, Leases
+from multiprocessing_kit.runner.ledger import Lease, Ledger
+from multiprocessing_kit.runner.packing import pack_jobs
+from multiprocessing_kit.runner.ready import Ready
+from multiprocessing_kit.runner.source import Source
+from multiprocessing_kit.supervise.interrupts import Interrupts
+
+__all__ = ["LOOK_AGAIN", "Feeder", "Window"]
+
+_log = logging.getLogger("multiprocessing_kit.runner")
+
+LOOK_AGAIN = 0.002
+"""Seconds that a job may last before those that wait behind it are given to idle children."""
+
+_WORTH_TAKING = 0.0005
+"""Seconds of work that it pays to move to an idle child."""
+
+_NO_PLACE: Final = False
+
+
+class Window:
+    """At most how many inputs are taken whose responses were not given out yet.
+
+    Args:
+        size: So many; None for no limit.
+        grows: Whether it grows with the leases, so that each child always has one and another waits.
+    """
+
+    def __init__(self, size: int | None, *, grows: bool = False) -> None:
+        self._size = size
+        self._grows = grows
+
+    def room(self, out: int, lease: int, children: int) -> int:
+        """How many more may be taken when `out` are out and a lease has `lease` jobs."""
+        if self._size is None:
+            return lease
+        return (max(self._size, 4 * lease * children) if self._grows else self._size) - out
+
+
+class Feeder:
+    """Gives the jobs of one run to its crew.
+
+    Args:
+        inputs: What the jobs are made of.
+        crew: Who runs them.
+        ledger: Notes who has which.
+        ready: Tells how many responses were given out.
+        window: How far inputs may be ahead of these.
+        batch_size: Jobs in each lease; None to adapt.
+        interrupts: Pickling and the inputs are user code.
+        refuse: Called with the index of a job whose argument cannot travel, and the reason.
+    """
+
+    def __init__(
+        self,
+        inputs: Iterator[Any] | range,
+        crew: Crew,
+        ledger: Ledger,
+        ready: Ready,
+        *,
+        window: Window,
+        batch_size: int | None,
+        interrupts: Interrupts,
+        refuse: Callable[[Lease, SerializationError], None],
+    ) -> None:
+        self.source = Source(inputs, interrupts)
+        self.leases = Leases(crew.size, batch_size)
+        self._batch_size = batch_size or sys.maxsize
+        self._crew = crew
+        self._ledger = ledger
+        self._ready = ready
+        self._window = window
+        self._interrupts = interrupts
+        self._refuse = refuse
+
+    def feed(self) -> None:
+        """Give jobs to children as long as there are both."""
+        crew = self._crew
+        self.leases.adapt()
+        for member in crew.members:
+            member.lane.flush()
+        while (place := self._place()) is not _NO_PLACE:
+            idle = place is None or not place.held
+            if idle and self._take_back(LEASE_SECONDS):
+                continue
+            lease = self._next_lease(0 if place is None else place.held)
+            if lease is None:
+                if idle and self._take_back(LOOK_AGAIN, steal=True):
+                    continue
+                break
+            holder = place or self._hire()
+            if holder is None:
+                self._ledger.put_back(lease)
+                continue
+            self._send(lease, holder)
+            if self.source.slow and self._ready:
+                break  # first give out what there is
+        for member in crew.members:
+            member.lane.wake()
+
+    def could_take_back(self) -> bool:
+        """Whether it may come to that while the loop sleeps."""
+        members = self._crew.members
+        idle = len(members) < self._crew.size or not all(member.held for member in members)
+        return idle and any(member.lane.could_take for member in members)
+
+    def _take_back(self, stuck: float, *, steal: bool = False) -> bool:
+        """For a child with nothing to do: take back jobs that wait in another's lane.
+
+        Args:
+            stuck: Seconds; all that waits behind a job that lasts longer.
+            steal: Otherwise, half of what waits where most does, if that is worth it.
+
+        Returns:
+            Whether there are any.
+        """
+        now = time.monotonic()
+        most, victim = 0, None
+        for member in self._crew.members:
+            count = member.lane.could_take
+            if count and member.lane.stuck_for(now) > stuck:
+                return self._reclaim(member, count)
+            if count > most:
+                most, victim = count, member
+        if not steal or victim is None or most * self.leases.mean < _WORTH_TAKING:
+            return False
+        return self._reclaim(victim, -(-most // 2))
+
+    def _reclaim(self, member: Member, count: int) -> bool:
+        held = member.held
+        self._ledger.reclaim(member, member.lane.take_back(count))
+        return member.held < held
+
+    def _hire(self) -> Member | None:
+        """One more child; None where the system allows no more than there are."""
+        crew = self._crew
+        try:
+            return crew.hire()
+        except (PoolError, IpcError) as error:
+            if not crew.members:
+                raise
+            crew.size = len(crew.members)
+            _log.warning("going on with %d children: %s", crew.size, error)
+            return None
+
+    def _place(self) -> Member | Literal[False] | None:
+        """The child for the next lease: an idle one, else None for one to be hired, else the least busy.
+
+        `_NO_PLACE` if all have what they may hold.
+        """
+        least, best = self.leases.hold, None
+        for member in self._crew.members:
+            if member.held < least and not member.lane.clogged:
+                least, best = member.held, member
+        if (best is None or least) and len(self._crew.members) < self._crew.size:
+            return None
+        return best or _NO_PLACE
+
+    def _next_lease(self, held: int) -> Lease | None:
+        """Jobs for a child that holds so many."""
+        source, ledger = self.source, self._ledger
+        size = self.leases.size(source.left, self.leases.hold - held)
+        room = self._window.room(ledger.taken - self._ready.given, size, self._crew.size)
+        may_take = not source.exhausted and room > 0
+        lease = ledger.next_known(size, inputs_left=may_take)
+        if lease is None and may_take:
+            arguments = source.take(min(size, room))
+            if arguments:
+                return ledger.add(arguments)
+            return ledger.next_known(size, inputs_left=False)
+        return lease
+
+    def _send(self, lease: Lease, holder: Member) -> None:
+        """Send a lease, in as many records as it takes."""
+        ledger, lane = self._ledger, holder.lane
+        lease = lease.cut(0) if lease.done else lease
+        at, size = 0, 0
+        while at < len(lease.arguments):
+            try:
+                record, count = self._pack(lease, at)
+            except SerializationError as error:
+                refused = lease.cut(at)
+                rest = refused.cut(1)
+                if at:
+                    ledger.lease(lease, holder)
+                ledger.drop(1)
+                self._refuse(refused, error)
+                lease, at = rest, 0
+                continue
+            number = lane.send_jobs(record, count)
+            lease.number = number - at
+            at += count
+            size += len(record)
+            if lane.clogged and at < len(lease.arguments):
+                ledger.put_back(lease.cut(at))
+        if at:
+            ledger.lease(lease, holder)
+            self.leases.sent(at, size)
+
+    def _pack(self, lease: Lease, at: int) -> tuple[bytes, int]:
+        interrupts = self._interrupts
+        interrupts_before = interrupts.count
+        interrupts.in_user_code = True  # pickling is
+        try:
+            return pack_jobs(lease, at, self._batch_size)
+        except SerializationError:
+            interrupts.check_user_code(interrupts_before)
+            raise
+        finally:
+            interrupts.in_user_code = False
