@@ -51,6 +51,11 @@ class Parcel:
         self.buffers = buffers
 
     @property
+    def size(self) -> int:
+        """Bytes of it all."""
+        return self.stream_size + sum(map(len, self.buffers))
+
+    @property
     def stream_size(self) -> int:
         """Bytes of the pickle."""
         return sum(map(len, self.stream))

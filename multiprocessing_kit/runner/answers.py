@@ -10,42 +10,61 @@ from __future__ import annotations
 import itertools
 
 from multiprocessing_kit.errors import SerializationError
-from multiprocessing_kit.ipc.codec import decode, encode
+from multiprocessing_kit.ipc.codec import decode
+from multiprocessing_kit.ipc.parcel import Parcel, pack, unpack
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.messages import HEADER
 
-__all__ = ["Opened", "Sealed", "open_response", "seal_answer"]
+__all__ = ["Opened", "Payload", "Sealed", "open_answer", "seal_answer"]
+
+Payload = tuple["bytes | memoryview", "list[memoryview]"]
+"""A pickle, and the buffers that are out of it."""
 
 
-def seal_answer(response: Response, index: int, attempt: int, job_id: str) -> tuple[Response, bytes]:
-    """The record for `response`, and the response that it holds: another one if `response` cannot travel."""
+def seal_answer(
+    response: Response, index: int, attempt: int, job_id: str
+) -> tuple[Response, bytes, bytes | Parcel]:
+    """Header and payload for `response`, and the response that they are: another one if it cannot travel."""
     try:
         if type(response) is JobResponse and response.ok:
-            body = encode(response.body, "the result", job_id)
-            return response, HEADER.pack(messages.DONE, attempt, index, response.duration) + body
-        return response, _record(response, index, attempt, job_id)
+            header = HEADER.pack(messages.DONE, attempt, index, response.duration)
+            return response, header, pack(response.body, "the result", job_id)
+        return _whole(response, index, attempt, job_id)
     except SerializationError as error:
         failed = JobResponse(exception=error, job_id=job_id, attempts=attempt)
         if isinstance(response, JobResponse):
             failed.duration, failed.pid = response.duration, response.pid
-        return failed, _record(failed, index, attempt, job_id)
+        return _whole(failed, index, attempt, job_id)
 
 
-def _record(response: Response, index: int, attempt: int, job_id: str) -> bytes:
+def _whole(
+    response: Response, index: int, attempt: int, job_id: str
+) -> tuple[Response, bytes, bytes | Parcel]:
     duration = response.duration if isinstance(response, JobResponse) else 0.0
-    return HEADER.pack(messages.RESPONSE, attempt, index, duration) + encode(response, "the response", job_id)
+    header = HEADER.pack(messages.RESPONSE, attempt, index, duration)
+    return response, header, pack(response, "the response", job_id)
 
 
-def open_response(record: bytes, job_id: str, pid: int) -> Response:
-    """The response in a record of kind RESPONSE; a failed one if it cannot be unpickled here."""
-    _, attempt, index, seconds = HEADER.unpack_from(record)
+def open_answer(record: bytes, payload: Payload, job_id: str, pid: int) -> Response:
+    """The response in a record that is none of the bare ones; a failed one if it cannot be unpickled here.
+
+    Args:
+        record: Its header counts.
+        payload: The pickle, and the buffers that are out of it.
+        job_id: The job's.
+        pid: Of the child that sent it.
+    """
+    kind, attempt, index, seconds = HEADER.unpack_from(record)
+    bare = kind == messages.DONE_LARGE
     try:
-        response: Response = decode(memoryview(record)[HEADER.size :], "the response", job_id)
+        value = unpack(*payload, "the result" if bare else "the response", job_id)
     except SerializationError as error:
         return JobResponse(None, 0, error, job_id, attempt, seconds, pid, index)
+    response: Response = JobResponse.succeeded(value, job_id, seconds, pid, index) if bare else value
     if isinstance(response, JobResponse):
         response.argument_index = index
+        response.attempts = attempt
     return response
 
 

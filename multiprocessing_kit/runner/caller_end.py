@@ -6,6 +6,7 @@ from collections import deque
 
 from multiprocessing_kit.ipc import membarrier
 from multiprocessing_kit.ipc.fence import make_fence
+from multiprocessing_kit.ipc.place import Place
 from multiprocessing_kit.runner.lane import (
     AT_JOB,
     BEGUN,
@@ -13,8 +14,13 @@ from multiprocessing_kit.runner.lane import (
     CHILD_WAITS,
     COUNT_BITS,
     EVENTS,
+    FOR_GRANT,
     FOR_RECORD,
     FOR_ROOM,
+    GRANTED,
+    GRANTED_LENGTH,
+    GRANTED_OFFSET,
+    GRANTED_SEGMENT,
     NEXT_SLEEP,
     PIECE,
     STOP,
@@ -133,6 +139,16 @@ class CallerEnd:
                 record = b"".join(self._partial)
                 self._partial.clear()
                 return record
+
+    def grant(self, place: Place | None) -> None:
+        """Answer the child that asked for a place to write to; None if there is none."""
+        words = self._words
+        words[GRANTED_SEGMENT], words[GRANTED_OFFSET], words[GRANTED_LENGTH] = place or (0, 0, 0)
+        self._fence()
+        words[GRANTED] += 1
+        self._fence()
+        if words[CHILD_WAITS] & FOR_GRANT:
+            self._lane.child_bell.ring()
 
     def _announce_room(self) -> None:
         self._made_room = False

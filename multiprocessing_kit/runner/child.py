@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import sys
 import time
 import traceback
@@ -24,12 +25,14 @@ from typing import Any
 from multiprocessing_kit.errors import SerializationError
 from multiprocessing_kit.events import JobEvent, job_start, job_success
 from multiprocessing_kit.ipc.codec import decode, encode, pack_exception
+from multiprocessing_kit.ipc.parcel import Parcel
 from multiprocessing_kit.lifecycle import JobRun, JobStatus, Outcome, Requeue
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.answers import seal_answer
 from multiprocessing_kit.runner.block import ALL, TAKEN, Block, Pace, PickledBlock, Unreadable, run_jobs
 from multiprocessing_kit.runner.child_end import CallerGone, ChildEnd, DescriptorsLost, Stopped
+from multiprocessing_kit.runner.hold import Cargo, Hold, size_of
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
 from multiprocessing_kit.runner.outcomes import Outcomes
 from multiprocessing_kit.runner.surroundings import NoWayBack, Surroundings
@@ -47,6 +50,9 @@ _PUBLISH_SECONDS = 0.001
 
 _TINY = 5e-5
 """Seconds below which looking after the surroundings would be a good part of a job's time."""
+
+_AGAIN = (messages.AGAIN, messages.AGAIN_LARGE)
+_LARGE = {messages.DONE: messages.DONE_LARGE, messages.RESPONSE: messages.RESPONSE_LARGE}
 
 _PLACES = {event: place for place, event in enumerate(JobEvent)}
 
@@ -67,7 +73,8 @@ class JobChild:
         os.register_at_fork(after_in_child=self._note_copy)  # cheaper than a getpid() for each job
         self._run_id = run_id
         self._index = 0
-        self._sealed = b""
+        self._sealed: list[Any] = []
+        self._hold = Hold()
         self._set_up = False
         self._surroundings = Surroundings()
         self._outcomes = Outcomes()
@@ -82,6 +89,8 @@ class JobChild:
                 while (record := self._lane.receive()) is not None:
                     if not self._handle(record):
                         break
+                    del record
+                    self._report_dead()
             except NoWayBack:
                 self._send_outcomes()
             if self._set_up:
@@ -102,12 +111,24 @@ class JobChild:
         if not self._set_up and not self._do_setup():
             return False
         if kind == messages.JOB:
-            self._run_single(index, record)
-        elif kind == messages.AGAIN:
+            self._run_single(index, memoryview(record)[HEADER.size :])
+        elif kind == messages.JOB_LARGE:
+            cargo = Cargo(self._hold, memoryview(record)[HEADER.size :])
+            self._run_single(index, cargo)
+            cargo.settle()
+            self._worker._argument = None  # else its memory would be kept while there is nothing to do
+        elif kind in _AGAIN:
             self._run_again(index, record)
         else:
             self._run_lease(index, record, apart=kind == messages.JOBS_APART)
         return True
+
+    def _report_dead(self) -> None:
+        """Tell the caller which of its blocks are not looked at here any more."""
+        dead = self._hold.dead
+        if dead:
+            places = [dead.popleft() for _ in range(len(dead))]
+            self._lane.send(HEADER.pack(messages.FREED, 0, 0, 0.0) + pickle.dumps(places))
 
     # ── a run begins ──────────────────────────────────────────────────────────────────────────────
 
@@ -144,8 +165,7 @@ class JobChild:
 
     # ── a lease ───────────────────────────────────────────────────────────────────────────────────
 
-    def _run_single(self, index: int, record: bytes) -> None:
-        argument = memoryview(record)[HEADER.size :]
+    def _run_single(self, index: int, argument: memoryview | Cargo) -> None:
         if self._is_watched():
             self._run_alone(index, argument, 1, apart=True)
         else:
@@ -206,7 +226,7 @@ class JobChild:
         self._index = index
         try:
             if apart:
-                argument = decode(argument, "the argument", f"{self._run_id}-{index}")
+                argument = _opened(argument, f"{self._run_id}-{index}")
         except BaseException as error:
             return self._fail(index, error)
         worker._begin(None, f"{self._run_id}-{index}", argument)
@@ -297,7 +317,7 @@ class JobChild:
         job_id = f"{self._run_id}-{index}"
         try:
             if apart:
-                argument = decode(argument, "the argument", job_id)
+                argument = _opened(argument, job_id)
         except BaseException as error:
             return self._fail(index, error)
         self._run_job(JobRun(self._worker, argument, job_id, host=self), 1)
@@ -313,23 +333,27 @@ class JobChild:
 
     def _run_again(self, index: int, record: bytes) -> None:
         """Run a job that was requeued."""
-        if not self._lane.begin():
-            self._skip(1)
-            return
-        self._index = index
-        job_id = f"{self._run_id}-{index}"
-        _, attempt, _, _ = HEADER.unpack_from(record)
+        kind, attempt, _, _ = HEADER.unpack_from(record)
         start = HEADER.size + AGAIN_LENGTH.size
         (length,) = AGAIN_LENGTH.unpack_from(record, HEADER.size)
-        history, changes = decode(memoryview(record)[start : start + length], "the history", job_id)
-        try:
-            argument = decode(memoryview(record)[start + length :], "the argument", job_id)
-        except BaseException as error:
-            self.check_process()
-            self._send_failure(error, attempt)
+        data = memoryview(record)[start + length :]
+        argument = data if kind == messages.AGAIN else Cargo(self._hold, data)
+        if not self._lane.begin():
+            self._skip(1)
         else:
-            run = JobRun(self._worker, argument, job_id, history=history, changes=changes, host=self)
-            self._run_job(run, attempt)
+            self._index = index
+            job_id = f"{self._run_id}-{index}"
+            history, changes = decode(memoryview(record)[start : start + length], "the history", job_id)
+            try:
+                value = _opened(argument, job_id)
+            except BaseException as error:
+                self.check_process()
+                self._send_failure(error, attempt)
+            else:
+                run = JobRun(self._worker, value, job_id, history=history, changes=changes, host=self)
+                self._run_job(run, attempt)
+        if isinstance(argument, Cargo):
+            argument.settle()
 
     def _conclude(self, index: int, argument: Any, outcome: Outcome) -> None:
         """Go on with a job that has run once."""
@@ -348,21 +372,31 @@ class JobChild:
             self._send_failure(error, attempt)
             return
         self.check_process()  # listeners and `__reduce__` may fork, too
-        self._send_answer(self._requeue(outcome) if isinstance(outcome, Requeue) else self._sealed)
+        self._send_answer(*(self._requeue(outcome) if isinstance(outcome, Requeue) else self._sealed))
 
     def _send_failure(self, error: BaseException, attempt: int) -> None:
         job_id = f"{self._run_id}-{self._index}"
         response = JobResponse(exception=error, job_id=job_id, attempts=attempt, pid=self.pid)
-        self._send_answer(seal_answer(response, self._index, attempt, job_id)[1])
+        _, header, payload = seal_answer(response, self._index, attempt, job_id)
+        self._send_answer(header, payload)
 
-    def _send_answer(self, record: bytes) -> None:
-        self._lane.send(record)
+    def _send_answer(self, header: bytes, payload: bytes | Parcel) -> None:
+        if isinstance(payload, Parcel):
+            header, payload = self._load(header, payload)
+        self._lane.send(header + payload)
         self._lane.end()
         self._surroundings.restore()
 
-    def _requeue(self, requeue: Requeue) -> bytes:
+    def _load(self, header: bytes, parcel: Parcel) -> tuple[bytes, bytes]:
+        """Copy a large answer to where the caller wants it; what to send."""
+        kind, attempt, index, seconds = HEADER.unpack(header)
+        self._lane.send(HEADER.pack(messages.WANT, 0, size_of(parcel), 0.0))
+        data = self._hold.load(parcel, self._lane.wait_for_grant())
+        return HEADER.pack(_LARGE[kind], attempt, index, seconds), data
+
+    def _requeue(self, requeue: Requeue) -> tuple[bytes, bytes]:
         header = HEADER.pack(messages.REQUEUE, requeue.history.attempt, self._index, requeue.delay)
-        return header + encode((requeue.history, requeue.changes), "the history", self._worker.job_id)
+        return header, encode((requeue.history, requeue.changes), "the history", self._worker.job_id)
 
     # ── lifecycle.Host ────────────────────────────────────────────────────────────────────────────
 
@@ -397,7 +431,7 @@ class JobChild:
     def seal(self, response: Response) -> Response:
         """Encode the answer, so that SUCCESS is not said of a job whose result cannot be sent."""
         worker = self._worker
-        response, self._sealed = seal_answer(response, self._index, worker.attempt, worker.job_id)
+        response, *self._sealed = seal_answer(response, self._index, worker.attempt, worker.job_id)
         return response
 
     def check_process(self) -> None:
@@ -417,6 +451,10 @@ class JobChild:
         self._is_copy = True
         if self._worker._running is not None:
             self._worker._running.cut()
+
+
+def _opened(argument: bytes | memoryview | Cargo, job_id: str) -> Any:
+    return argument.open(job_id) if isinstance(argument, Cargo) else decode(argument, "the argument", job_id)
 
 
 def _travels_or_repr(value: object) -> object:

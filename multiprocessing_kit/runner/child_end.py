@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from multiprocessing_kit.ipc import membarrier
 from multiprocessing_kit.ipc.fence import make_fence
+from multiprocessing_kit.ipc.place import Place
 from multiprocessing_kit.runner.lane import (
     AT_JOB,
     BEGUN,
@@ -15,8 +16,13 @@ from multiprocessing_kit.runner.lane import (
     CHILD_WAITS,
     COUNT_BITS,
     EVENTS,
+    FOR_GRANT,
     FOR_RECORD,
     FOR_ROOM,
+    GRANTED,
+    GRANTED_LENGTH,
+    GRANTED_OFFSET,
+    GRANTED_SEGMENT,
     PIECE,
     STOP,
     TAKEN_BACK,
@@ -68,6 +74,7 @@ class ChildEnd:
         self._liveness = liveness
         self._rang_for = 0
         self._cut_short = False
+        self._grants = 0
 
     @property
     def events(self) -> int:
@@ -178,6 +185,23 @@ class ChildEnd:
                 self._wake_caller(FOR_RECORD)
             self._cut_short = False
 
+    def wait_for_grant(self) -> Place | None:
+        """The place to write to that the caller was asked for; None if there is none.
+
+        Raises:
+            Stopped, CallerGone, DescriptorsLost: As for `send`.
+        """
+        words = self._words
+        self._grants += 1
+        with self._sending:
+            while words[GRANTED] < self._grants:
+                if words[STOP]:
+                    raise Stopped("asked to stop with an answer not sent")
+                self._wait(FOR_GRANT)
+        if not words[GRANTED_LENGTH]:
+            return None
+        return Place(words[GRANTED_SEGMENT], words[GRANTED_OFFSET], words[GRANTED_LENGTH])
+
     def _wake_caller(self, what: int) -> None:
         self._fence()
         waits = self._words[CALLER_WAITS]
@@ -193,7 +217,12 @@ class ChildEnd:
         self._words[CHILD_WAITS] = what
         try:
             self._wake_caller(FOR_RECORD | FOR_ROOM)  # nothing else may happen until it does something
-            ready = bool(self._down) if what == FOR_RECORD else self._up.free >= size
+            if what == FOR_RECORD:
+                ready = bool(self._down)
+            elif what == FOR_ROOM:
+                ready = self._up.free >= size
+            else:
+                ready = self._words[GRANTED] >= self._grants
             if ready or self._words[STOP]:
                 return
             self._before_wait()

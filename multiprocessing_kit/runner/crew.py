@@ -20,6 +20,7 @@ from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.caller_end import CallerEnd
 from multiprocessing_kit.runner.child import LOST_DESCRIPTORS, JobChild
 from multiprocessing_kit.runner.child_end import ChildEnd
+from multiprocessing_kit.runner.freight import Freight, Shipper
 from multiprocessing_kit.runner.lane import Lane
 from multiprocessing_kit.runner.ledger import Lease
 from multiprocessing_kit.runner.messages import HEADER
@@ -48,6 +49,7 @@ class Member:
         pin: Its index, 0 to processes - 1, kept by the child that replaces it.
         leases: The unanswered jobs that it has, in the order it was sent.
         held: How many these are.
+        freight: Its part in the large payloads.
     """
 
     pin: int
@@ -55,6 +57,7 @@ class Member:
     lane: CallerEnd
     leases: deque[Lease] = field(default_factory=deque)
     held: int = 0
+    freight: Freight = field(default_factory=Freight)
 
 
 class Crew:
@@ -79,6 +82,7 @@ class Crew:
         self._poll = select.poll()
         self._poll.register(self.bell, select.POLLIN)
         self._by_fd: dict[int, Member] = {}
+        self.shipper = Shipper()
         self._worker: Worker | None = None
         self._pickled: bytes | None = None
         self._run_id = ""
@@ -219,12 +223,14 @@ class Crew:
         """Give up the doorbell; the children are stopped."""
         if self.is_ours:
             self.bell.close()
+            self.shipper.close()
 
     def _let_go(self, member: Member) -> None:
         self._poll.unregister(member.child)
         del self._by_fd[member.child.fileno()]
         member.lane.close()
         member.child.close()
+        self.shipper.lost(member)
 
 
 class _Hurry:

@@ -12,7 +12,7 @@ from multiprocessing_kit.errors import IpcError, PoolError, SerializationError
 from multiprocessing_kit.runner.crew import Crew, Member
 from multiprocessing_kit.runner.leases import LEASE_SECONDS, Leases
 from multiprocessing_kit.runner.ledger import Lease, Ledger
-from multiprocessing_kit.runner.packing import pack_jobs
+from multiprocessing_kit.runner.packing import Packer
 from multiprocessing_kit.runner.ready import Ready
 from multiprocessing_kit.runner.source import Source
 from multiprocessing_kit.supervise.interrupts import Interrupts
@@ -78,6 +78,7 @@ class Feeder:
         self.source = Source(inputs, interrupts)
         self.leases = Leases(crew.size, batch_size)
         self._batch_size = batch_size or sys.maxsize
+        self._packer = Packer(crew.shipper)
         self._crew = crew
         self._ledger = ledger
         self._ready = ready
@@ -189,7 +190,7 @@ class Feeder:
         at, size = 0, 0
         while at < len(lease.arguments):
             try:
-                record, count = self._pack(lease, at)
+                record, count, bytes_packed = self._pack(lease, at, holder)
             except SerializationError as error:
                 refused = lease.cut(at)
                 rest = refused.cut(1)
@@ -202,19 +203,19 @@ class Feeder:
             number = lane.send_jobs(record, count)
             lease.number = number - at
             at += count
-            size += len(record)
+            size += bytes_packed
             if lane.clogged and at < len(lease.arguments):
                 ledger.put_back(lease.cut(at))
         if at:
             ledger.lease(lease, holder)
             self.leases.sent(at, size)
 
-    def _pack(self, lease: Lease, at: int) -> tuple[bytes, int]:
+    def _pack(self, lease: Lease, at: int, holder: Member) -> tuple[bytes, int, int]:
         interrupts = self._interrupts
         interrupts_before = interrupts.count
         interrupts.in_user_code = True  # pickling is
         try:
-            return pack_jobs(lease, at, self._batch_size)
+            return self._packer.pack(lease, at, self._batch_size, holder)
         except SerializationError:
             interrupts.check_user_code(interrupts_before)
             raise

@@ -2,7 +2,7 @@
 
     caller ──▶ down ring: jobs ──────▶ child          each word of the header has one writer:
     caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask,
-                                                                taken back, wake at
+                                                                taken back, wake at, granted
                                                         child:  child waits, begun, at job
 
 No lock is shared: a child killed anywhere blocks nobody, and what it published can still be read.
@@ -38,8 +38,13 @@ __all__ = [
     "CHILD_WAITS",
     "COUNT_BITS",
     "EVENTS",
+    "FOR_GRANT",
     "FOR_RECORD",
     "FOR_ROOM",
+    "GRANTED",
+    "GRANTED_LENGTH",
+    "GRANTED_OFFSET",
+    "GRANTED_SEGMENT",
     "NEXT_SLEEP",
     "PIECE",
     "RING_BYTES",
@@ -59,13 +64,15 @@ PIECE = RING_BYTES // 2
 CALLER_WAITS, STOP, EVENTS = 0, 1, 2
 TAKEN_BACK, WAKE_AT = 3, 4
 CHILD_WAITS, BEGUN, AT_JOB = 8, 9, 10
-_HEADER_BYTES = 128  # the caller's words in one cache line, the child's in the next
+GRANTED, GRANTED_SEGMENT, GRANTED_OFFSET, GRANTED_LENGTH = 16, 17, 18, 19
+_HEADER_BYTES = 192  # a cache line of the caller's words, one of the child's, one of the caller's
 
 COUNT_BITS = 24
 """Of the word TAKEN_BACK: how many; the rest is the first one's number."""
 
 FOR_RECORD = 1
 FOR_ROOM = 2
+FOR_GRANT = 8
 NEXT_SLEEP = 4
 """The caller's word also counts its sleeps: each child rings once for one. A woken caller may have to wait
 for a processor, and a child with short jobs would ring for each of them meanwhile."""

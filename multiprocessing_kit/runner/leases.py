@@ -33,6 +33,9 @@ _MOST_JOBS = 4096
 _MOST_BYTES = 64 * 1024
 """Of arguments in a lease: a fraction of what the ring holds."""
 
+_MOST_BYTES_AHEAD = 256 * 1024 * 1024
+"""Of arguments that wait in shared memory for one child."""
+
 _WEIGHT = 0.1
 """Of the newest job in the running means."""
 
@@ -99,4 +102,5 @@ class Leases:
             most = min(_MOST_JOBS, int(_MOST_BYTES / self._bytes), 4 * self._largest)
             self._size = max(1, min(int(LEASE_SECONDS / self.mean), most))
         ahead = self._size // 2 if self._size > 1 else int(_AHEAD_SECONDS / (self.mean + _OVERHEAD))
-        self.hold = max(2 if self.mean < LEASE_SECONDS else 1, ahead)
+        hold = max(2 if self.mean < LEASE_SECONDS else 1, ahead)
+        self.hold = max(1, min(hold, int(_MOST_BYTES_AHEAD / self._bytes)))

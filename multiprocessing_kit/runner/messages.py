@@ -5,12 +5,18 @@
 | JOB        | down | the pickled argument                                                         |
 | JOBS       | down | a pickled list or range of arguments, all of them plain and immutable        |
 | JOBS_APART | down | a pickled list of pickled arguments                                          |
+| JOB_LARGE  | down | where the argument lies, see `freight`                                       |
 | AGAIN      | down | length of the next part, what REQUEUE brought, the pickled argument          |
+| AGAIN_LARGE| down | likewise, with where the argument lies                                       |
 | RUN        | down | pickled (run id, pickled worker or None to keep the one there is)            |
 | DONE       | up   | the pickled body of one successful `JobResponse`                             |
 | MANY       | up   | pickled (durations, list of bodies), for jobs in a row                       |
 | MANY_APART | up   | pickled (durations, list of pickled bodies), likewise                        |
 | RESPONSE   | up   | any other pickled response                                                   |
+| WANT       | up   | nothing; so many bytes as `index` says are to be granted                     |
+| DONE_LARGE | up   | what lies where in the granted block; as DONE                                |
+| RESPONSE_LARGE | up | likewise; as RESPONSE                                                      |
+| FREED      | up   | pickled places whose views have died                                         |
 | REQUEUE    | up   | pickled (history, changes), which the caller keeps unopened                  |
 | EVENT      | up   | pickled fields of its payload; the seconds are its place in `JobEvent`       |
 | SKIPPED    | up   | nothing; as many jobs in a row, from number `index` on, were taken back      |
@@ -29,21 +35,27 @@ from typing import Final
 
 __all__ = [
     "AGAIN",
+    "AGAIN_LARGE",
     "AGAIN_LENGTH",
     "DONE",
+    "DONE_LARGE",
     "EVENT",
+    "FREED",
     "HEADER",
     "JOB",
     "JOBS",
     "JOBS_APART",
+    "JOB_LARGE",
     "MANY",
     "MANY_APART",
     "NO_SETUP",
     "RENEW",
     "REQUEUE",
     "RESPONSE",
+    "RESPONSE_LARGE",
     "RUN",
     "SKIPPED",
+    "WANT",
 ]
 
 HEADER = struct.Struct("=BxxxIQd")
@@ -57,14 +69,20 @@ AGAIN_LENGTH = struct.Struct("=Q")
 JOB: Final = 1
 JOBS: Final = 2
 JOBS_APART: Final = 3
-AGAIN: Final = 4
-RUN: Final = 5
-DONE: Final = 6
-MANY: Final = 7
-MANY_APART: Final = 8
-RESPONSE: Final = 9
-REQUEUE: Final = 10
-EVENT: Final = 11
-SKIPPED: Final = 12
-NO_SETUP: Final = 13
-RENEW: Final = 14
+JOB_LARGE: Final = 4
+AGAIN: Final = 5
+AGAIN_LARGE: Final = 6
+RUN: Final = 7
+DONE: Final = 8
+MANY: Final = 9
+MANY_APART: Final = 10
+RESPONSE: Final = 11
+DONE_LARGE: Final = 12
+RESPONSE_LARGE: Final = 13
+WANT: Final = 14
+FREED: Final = 15
+REQUEUE: Final = 16
+EVENT: Final = 17
+SKIPPED: Final = 18
+NO_SETUP: Final = 19
+RENEW: Final = 20

@@ -6,7 +6,7 @@ import pickle
 from typing import Any
 
 from multiprocessing_kit.errors import SerializationError
-from multiprocessing_kit.ipc.codec import encode
+from multiprocessing_kit.ipc.parcel import pack
 from multiprocessing_kit.response import is_response
 from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.messages import HEADER
@@ -50,8 +50,10 @@ class Outcomes:
             self.values.append(outcome)
             return True
         try:
-            data = encode(outcome, "the result")
+            data = pack(outcome, "the result")
         except SerializationError:
+            return False
+        if not isinstance(data, bytes):
             return False
         if self.kind is not None:  # for good: workers that return such a thing once do it again
             self.kind = None

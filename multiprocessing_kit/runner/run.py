@@ -17,6 +17,7 @@ answered with `WorkerLostError`; its other jobs go back to the front of the queu
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from multiprocessing_kit.errors import PoolError, SerializationError, WorkerLost
 from multiprocessing_kit.ipc.codec import decode, unpack_exception
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
-from multiprocessing_kit.runner.answers import Opened, Sealed, open_response
+from multiprocessing_kit.runner.answers import Opened, Payload, Sealed, open_answer
 from multiprocessing_kit.runner.crew import Crew, Member
 from multiprocessing_kit.runner.feeding import LOOK_AGAIN, Feeder, Window
 from multiprocessing_kit.runner.ledger import Lease, Ledger
@@ -42,6 +43,7 @@ _LOOK_AT_CHILDREN = 0.05
 """Seconds after which a loop that is too busy to sleep looks whether a child has ended."""
 
 _DONE = messages.DONE
+_LARGE = (messages.DONE_LARGE, messages.RESPONSE_LARGE)
 _MANY = (messages.MANY, messages.MANY_APART)
 
 
@@ -211,8 +213,14 @@ class Run:
         if kind == _DONE:
             self._take(member, Sealed([record], self.id, member.child.pid, index, 1), seconds)
         elif kind == messages.RESPONSE:
-            response = self._open(record, member.child.pid)
+            response = self._open(record, (memoryview(record)[HEADER.size :], []), member.child.pid)
             self._take(member, Opened(index, [response], count), seconds)
+        elif kind in _LARGE:
+            self._take(member, Opened(index, [self._land(record, member)], count), seconds)
+        elif kind == messages.WANT:
+            member.lane.grant(self._crew.shipper.grant(member, index))
+        elif kind == messages.FREED:
+            self._crew.shipper.returned(member, pickle.loads(record[HEADER.size :]))
         elif kind == messages.REQUEUE:
             self._crew.fruitful()
             self._ledger.requeue(member, seconds, count, record[HEADER.size :])
@@ -231,17 +239,32 @@ class Run:
             ) from cause
         # RENEW: the child ends now; the one that takes its place inherits the worker
 
-    def _open(self, record: bytes, pid: int) -> Response:
+    def _open(self, record: bytes, payload: Payload, pid: int) -> Response:
         _, _, index, _ = HEADER.unpack_from(record)
         interrupts = self._interrupts
         interrupts_before = interrupts.count
         interrupts.in_user_code = True  # unpickling is
         try:
-            response = open_response(record, self._job_id(index), pid)
+            response = open_answer(record, payload, self._job_id(index), pid)
         finally:
             interrupts.in_user_code = False
         interrupts.check_user_code(interrupts_before)
         return response
+
+    def _land(self, record: bytes, member: Member) -> Response:
+        """Open an answer that came by shared memory."""
+        shipper, pid = self._crew.shipper, member.child.pid
+        try:
+            payload = shipper.land(member, memoryview(record)[HEADER.size :])
+            return self._open(record, payload, pid)
+        except (OSError, MemoryError) as error:
+            _, attempt, index, seconds = HEADER.unpack_from(record)
+            job_id = self._job_id(index)
+            refused = SerializationError(f"job {job_id}: no memory for its result: {error}", job_id=job_id)
+            refused.__cause__ = error
+            return JobResponse(None, 0, refused, job_id, attempt, seconds, pid, index)
+        finally:
+            shipper.landed(member)
 
     def _answer(self, lease: Lease, part: Sealed | Opened, pid: int) -> None:
         """Answer the jobs that have just left `lease`."""
