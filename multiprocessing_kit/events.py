@@ -98,8 +98,17 @@ class Listeners:
         self._bound = bound or []
 
     def __call__(self, source: object, **payload: Any) -> None:
+        self.tell(source, payload)
+
+    def tell(self, source: object, payload: dict[str, Any]) -> None:
+        """Call them, each isolated from the others."""
         for bound in tuple(self._bound):
-            _call_isolated(bound, bound.listener, source, payload)
+            try:
+                bound.call(source, payload)
+            except KeyboardInterrupt:  # the user's own Ctrl-C, not a fault of the listener
+                raise
+            except BaseException:
+                _log_failure(bound.listener, payload)
 
     def __bool__(self) -> bool:
         return bool(self._bound)
@@ -127,11 +136,14 @@ class _Bound:
         self.args = args
         self._names = _declared_names(listener, 1 + len(args))
 
-    def __call__(self, source: object, **payload: Any) -> None:
+    def call(self, source: object, payload: dict[str, Any]) -> None:
         names = self._names
-        if names is not None:
-            payload = {name: payload[name] for name in names}
-        self.listener(source, *self.args, **payload)
+        if names is None:
+            self.listener(source, *self.args, **payload)
+        elif names:
+            self.listener(source, *self.args, **{name: payload[name] for name in names})
+        else:
+            self.listener(source, *self.args)
 
 
 def _declared_names(listener: Callable[..., object], positional: int) -> tuple[str, ...] | None:
@@ -172,26 +184,21 @@ def send(signal: Signal, source: object, payload: dict[str, Any]) -> None:
     if signal.is_muted:
         return
     for receiver in list(signal.receivers_for(source)):
-        if isinstance(receiver, Listeners):
+        try:
             receiver(source, **payload)
-        else:
-            _call_isolated(receiver, receiver, source, payload)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            _log_failure(receiver, payload)
 
 
-def _call_isolated(
-    call: Callable[..., object], listener: Callable[..., object], source: object, payload: dict[str, Any]
-) -> None:
-    try:
-        call(source, **payload)
-    except KeyboardInterrupt:  # the user's own Ctrl-C, not a fault of the listener
-        raise
-    except BaseException:
-        _log.exception(
-            "listener %s failed at %s of job %s; the job goes on",
-            _name(listener),
-            payload["event"].name,
-            payload["job_id"],
-        )
+def _log_failure(listener: Callable[..., object], payload: dict[str, Any]) -> None:
+    _log.exception(
+        "listener %s failed at %s of job %s; the job goes on",
+        _name(listener),
+        payload["event"].name,
+        payload["job_id"],
+    )
 
 
 def _name(listener: Callable[..., object]) -> str:

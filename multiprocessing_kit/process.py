@@ -5,17 +5,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import operator
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal
 
 from blinker import Signal
 
 from multiprocessing_kit.errors import PoolError, QueueFullError
-from multiprocessing_kit.events import JobEvent, send
+from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.observer import EventSource
 from multiprocessing_kit.progress import ProgressBar
 from multiprocessing_kit.queues import NullQueue, Queue
@@ -224,7 +223,7 @@ class Process(EventSource):
     ) -> Stream:
         worker = as_worker(worker)
         try:
-            iterator = inputs if _is_short_range(inputs) else iter(inputs)
+            iterator = inputs if isinstance(inputs, range) else iter(inputs)
         except TypeError as error:
             raise TypeError(f"inputs must be an iterable, not {type(inputs).__qualname__}") from error
         if self._closed:
@@ -277,7 +276,9 @@ class Process(EventSource):
         return sum(event.bit for event, signal in self._signals.items() if signal.receivers)
 
     def _fire(self, event: JobEvent, payload: dict[str, Any]) -> None:
-        send(self._signals[event], self, payload)
+        listeners = (self._listeners or {}).get(event)
+        if listeners is not None:  # the signals are this object's own: nobody else can be connected
+            listeners.tell(self, payload)
 
 
 _open: weakref.WeakSet[Process] = weakref.WeakSet()
@@ -288,11 +289,6 @@ def _shut_down_open() -> None:
     """End, in some order, what a program left open; without this its children are killed with it."""
     for process in list(_open):
         process.shutdown(wait=False, cancel_pending=True)
-
-
-def _is_short_range(inputs: object) -> TypeGuard[range]:
-    """Whether `inputs` is a range, and `len` can tell its length."""
-    return isinstance(inputs, range) and (not inputs or abs(inputs[-1] - inputs[0]) <= sys.maxsize)
 
 
 def _positive(value: object, what: str) -> int:

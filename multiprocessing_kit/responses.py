@@ -11,9 +11,12 @@ from __future__ import annotations
 import operator
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
-from typing import Any, Protocol, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
 
 from multiprocessing_kit.response import Response
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Part", "Responses"]
 
@@ -82,20 +85,22 @@ class Responses(MutableSequence[Response]):
 
     def __iter__(self) -> Iterator[Response]:
         parts = self._parts
-        number = 0
-        while number < len(parts):
-            yield from self._opened(number)
+        number = place = 0
+        while parts is self._parts and number < len(parts):
+            for response in self._opened(number):
+                place += 1
+                yield response
+                if parts is not self._parts:  # it was changed meanwhile: all is in one part now
+                    break
             number += 1
-            if parts is not self._parts:  # it was changed meanwhile: all is in one part now
-                rest = iter(self._flat())
-                rest.__setstate__(sum(map(len, parts[:number])))  # type: ignore[attr-defined]
-                yield from rest
-                return
+        while parts is not self._parts and place < len(self):
+            place += 1
+            yield self._at(place - 1)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (list, Responses)):
             return NotImplemented
-        return len(self) == len(other) and all(map(operator.eq, self, other))
+        return len(self) == len(other) and all(a is b or a == b for a, b in zip(self, other, strict=True))
 
     def __add__(self, other: Iterable[Response]) -> list[Response]:
         return [*self, *other] if isinstance(other, (list, Responses)) else NotImplemented
@@ -107,6 +112,10 @@ class Responses(MutableSequence[Response]):
         return list(self) * count
 
     __rmul__ = __mul__
+
+    def __imul__(self, count: SupportsIndex) -> Self:
+        self[:] = list(self) * count
+        return self
 
     def __repr__(self) -> str:
         return repr(list(self))

@@ -3,7 +3,7 @@
     owner: the caller                                            guests: its children
       Arena ──▶ segments, each marked for removal at once          attach by id (`guest.Guest`)
         └─ allocate ─▶ Block ── place ────────────────────────────▶ read, or write what they were granted
-             hold / release, view ─▶ the last one dies ─▶ free
+             hold / release ─▶ nobody holds it ─▶ free
 
 Only the owner decides what is free, in memory of its own: whoever else dies at whatever instant, nothing
 is left half changed. Nothing needs cleaning up either: the kernel frees a segment with its last process.
@@ -13,16 +13,17 @@ copy into one that is there. So freed blocks are kept as they are (warm), and us
 limit. Beyond it pages are given back, from the last segment's end on, and segments that are free and
 hold no warm page are detached.
 
-Views die anywhere: in any thread, at any instant, in a garbage collection that strikes while the lock is
-held. So a death only goes into a deque; it is then dealt with if the lock can be had without waiting, and
-otherwise by whoever holds it, who looks again after the release. A signal handler may raise in the midst of
-it: then the entry is still there, and whoever looks next does all of it again, which changes nothing of what
-was done before.
+Blocks may be released at any instant: by a signal handler, or by a garbage collection that strikes while the
+lock is held. So a release only goes into a deque; it is then dealt with if the lock can be had without
+waiting, and otherwise by whoever holds it, who looks again afterwards. A signal handler may raise in the
+midst of it: then the entry is still there, and whoever looks next does all of it again, which changes
+nothing of what was done before.
 
-Forks. A child inherits the owner's views, and SysV memory is not copied on write. Whatever the owner held a
-view of while it forked is therefore never used again nor given back, even when the owner's view has died.
-Its segment takes no more blocks from then on, and is detached once the last block in it is dead: the kernel
-frees it with the last child that has it. The copies of all these objects in a child do nothing there.
+Forks. System V memory is not copied on write, so the owner never hands out views of it that last. A guest's
+child may still look at what the guest was lent; once the guest is dead nobody tells when that is over. Such a
+block is never used again nor given back (`Block.abandon`): its segment takes no more blocks, and is
+detached once the last block in it is dead; the kernel frees it with the last process that has it. The
+copies of these objects in a child of the owner do nothing there.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from functools import partial
 from multiprocessing_kit.errors import IpcError
 from multiprocessing_kit.ipc import sysv
 from multiprocessing_kit.ipc.arena_segment import ROUND, ArenaSegment
-from multiprocessing_kit.ipc.forks import FORKS
 from multiprocessing_kit.ipc.pages import Pages
 from multiprocessing_kit.ipc.place import Place
 
@@ -112,7 +112,7 @@ class Arena:
         self._look_again()
 
     def _end_hold(self, block: Block, *, exposed: bool) -> None:
-        """One hold of `block` has ended; a process that cannot tell may still look at it if `exposed`."""
+        """One hold of `block` has ended; somebody who cannot tell may still look at it if `exposed`."""
         if os.getpid() == self._owner:
             self._ended.append((block, exposed))
             self._look_again()
@@ -204,7 +204,7 @@ class Block:
         self._room = room
         self.place = Place(segment.pages.id, start, size)
         self._holds = 1
-        self._exposed = False  # whether a process that cannot tell may look at it even when nobody holds it
+        self._exposed = False  # whether somebody may look at it even when nobody holds it
 
     @property
     def memory(self) -> memoryview:
@@ -235,41 +235,8 @@ class Block:
         """
         self._arena._end_hold(self, exposed=True)
 
-    def view(self, start: int = 0, length: int | None = None) -> memoryview:
-        """A view for the user, without a copy, which holds the block until all made from it has died.
-
-        It is writable: nobody else uses the block any more when its content is an answer. What was read-only
-        where it was pickled is unpickled as read-only in any case.
-
-        Args:
-            start: First byte.
-            length: Bytes; all that follow if None.
-
-        Raises:
-            ValueError: The block cannot be held, or does not have these bytes.
-        """
-        part = self.place.part(start, self.place.length - start if length is None else length)
-        if not self.hold():
-            raise ValueError("the block is free, or belongs to another process")
-        return self._pages.view(part.offset, part.length, _Hold(self))
-
     @property
     def _pages(self) -> Pages:
         if self._segment is None:
             raise ValueError("the block is free")
         return self._segment.pages
-
-
-class _Hold:
-    """Dies with a view, and ends its hold."""
-
-    __slots__ = ("_block", "_count", "_forks")
-
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        self._forks = FORKS  # the module's own name may be gone at the interpreter's end
-        self._count = FORKS.count
-
-    def __del__(self) -> None:
-        block = self._block
-        block._arena._end_hold(block, exposed=self._forks.count != self._count)

@@ -1,7 +1,7 @@
 """How often this process has forked, by whomever: our runner, the user, multiprocessing.
 
-System V memory stays shared over a fork, it is not copied on write. Whoever lent a view of such memory
-must know whether a child has inherited it, since the child will not tell when it is done.
+System V memory stays shared over a fork, it is not copied on write. Whoever has a view of memory that was
+lent to it must know whether a child has inherited that, since the child will not tell when it is done.
 
 Both ends of a fork count: a view that another thread makes while the fork is under way may or may not be
 inherited, and counts as inherited. `subprocess` does not fork Python code, and does not count.

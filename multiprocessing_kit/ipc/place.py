@@ -14,9 +14,3 @@ class Place(NamedTuple):
     """The segment's System V id."""
     offset: int
     length: int
-
-    def part(self, start: int, length: int) -> Place:
-        """`length` bytes of it, from its byte `start` on."""
-        if start < 0 or length < 0 or start + length > self.length:
-            raise ValueError(f"bytes {start} to {start + length} do not lie within {self.length}")
-        return Place(self.segment, self.offset + start, length)

@@ -34,6 +34,11 @@ class Block:
         arguments: Of all; shorter after `cut`.
         outcomes: Of those that are done, behind what was there before.
         lane: Where they came from.
+
+    Attributes:
+        first: Index of the first job whose outcome was not sent yet.
+        number: In the lane, of the job before that.
+        sent: How many were sent.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Block:
         self._before = len(outcomes)
         self.lane = lane
         self.number = lane.begin_block()
+        self.sent = 0
 
     def __iter__(self) -> Iterator[Any]:
         """The arguments, as the jobs take them."""
@@ -53,7 +59,7 @@ class Block:
 
     @property
     def done(self) -> int:
-        """How many jobs are done."""
+        """How many jobs are done, of those that were not sent."""
         return len(self.outcomes) - self._before
 
     @property
@@ -69,17 +75,26 @@ class Block:
     @property
     def argument(self) -> Any:
         """Its argument."""
-        return self._arguments[self.done]
+        return self._arguments[self.sent + self.done]
 
     @property
     def last(self) -> tuple[str, Any]:
         """Id and argument of the job that was done last, the first one's while none is."""
-        place = max(0, self.done - 1)
-        return f"{self._run_id}-{self.first + place}", self._arguments[place]
+        back = 1 if self.sent + self.done else 0
+        return f"{self._run_id}-{self.index - back}", self._arguments[self.sent + self.done - back]
 
     def cut(self) -> None:
         """End behind the job that is under way."""
-        del self._arguments[self.done + 1 :]
+        del self._arguments[self.sent + self.done + 1 :]
+
+    def clear(self) -> None:
+        """All outcomes, with those that were there before, were sent."""
+        done = self.done
+        self.first += done
+        self.number += done
+        self.sent += done
+        self._before = 0
+        self.outcomes.clear()
 
 
 class PickledBlock(Block):
@@ -156,9 +171,9 @@ class Pace:
 
     def __init__(self) -> None:
         self.jobs = 1
-        self._mean = self._ALONE
+        self.mean = self._ALONE
 
     def note(self, jobs: int, seconds: float) -> None:
         """So many took so long."""
-        self._mean += (seconds / jobs - self._mean) * 0.25
-        self.jobs = 1 if self._mean >= self._ALONE else min(2 * self.jobs, int(self._BLOCK / self._mean) or 1)
+        self.mean += (seconds / jobs - self.mean) * 0.25
+        self.jobs = 1 if self.mean >= self._ALONE else min(2 * self.jobs, int(self._BLOCK / self.mean) or 1)

@@ -71,6 +71,11 @@ class CallerEnd:
         return now - self._seen_at
 
     @property
+    def begun(self) -> int:
+        """Number of the job that the child has begun last."""
+        return self._words[BEGUN]
+
+    @property
     def could_take(self) -> int:
         """How many jobs could be taken back now: those the child has not begun."""
         if self._outbox:

@@ -16,10 +16,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from multiprocessing_kit.errors import SerializationError
@@ -33,6 +35,7 @@ from multiprocessing_kit.runner.answers import seal_answer
 from multiprocessing_kit.runner.block import ALL, TAKEN, Block, Pace, PickledBlock, Unreadable, run_jobs
 from multiprocessing_kit.runner.child_end import CallerGone, ChildEnd, DescriptorsLost, Stopped
 from multiprocessing_kit.runner.hold import Cargo, Hold, size_of
+from multiprocessing_kit.runner.lane import HURRY
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
 from multiprocessing_kit.runner.outcomes import Outcomes
 from multiprocessing_kit.runner.surroundings import NoWayBack, Surroundings
@@ -48,8 +51,11 @@ LOST_DESCRIPTORS = 114
 _PUBLISH_SECONDS = 0.001
 """Answers are sent when they have waited for so long."""
 
-_TINY = 5e-5
+_TINY = 2e-5
 """Seconds below which looking after the surroundings would be a good part of a job's time."""
+
+_EACH_TIME = JobEvent.JOB_START.bit | JobEvent.JOB_RUNNING.bit
+"""Events of every job, which cost more than all that the hot path saves."""
 
 _AGAIN = (messages.AGAIN, messages.AGAIN_LARGE)
 _LARGE = {messages.DONE: messages.DONE_LARGE, messages.RESPONSE: messages.RESPONSE_LARGE}
@@ -76,8 +82,11 @@ class JobChild:
         self._sealed: list[Any] = []
         self._hold = Hold()
         self._set_up = False
+        self._may_hurry = False  # only while `process()` runs: the handler would find all else half done
+        signal.signal(HURRY, self._hurry)
         self._surroundings = Surroundings()
         self._outcomes = Outcomes()
+        self._block: Block | None = None
         self._pace = Pace()
         self._worker = worker
         worker._host = self
@@ -195,7 +204,7 @@ class JobChild:
         return bool(
             job_start.receivers
             or job_success.receivers
-            or self._lane.events & JobEvent.JOB_START.bit
+            or self._lane.events & _EACH_TIME
             or (retry is not None and retry.retry is not None)
         )
 
@@ -208,6 +217,20 @@ class JobChild:
     def _send_outcomes(self) -> None:
         if self._outcomes.values:
             self._lane.send(self._outcomes.record())
+            self._outcomes.clear()
+
+    def _hurry(self, _signum: int, _frame: FrameType | None) -> None:
+        """HURRY has come: the job under way is long, and answers wait behind it. Send them from its midst."""
+        outcomes, block = self._outcomes, self._block
+        if not self._may_hurry or self._is_copy or self._is_noted() or not outcomes.values:
+            return
+        done = 0 if block is None else block.done
+        with contextlib.suppress(DescriptorsLost):
+            if self._lane.try_send(outcomes.record((done, done * self._pace.mean))):
+                if block is not None:
+                    block.clear()
+                outcomes.clear()
+                outcomes.begin(self._index if block is None else block.index, time.perf_counter())
 
     def _skip(self, most: int) -> int:
         """Pass jobs that were taken back; how many."""
@@ -233,8 +256,11 @@ class JobChild:
         began = time.perf_counter()
         outcomes.begin(index, began)
         try:
+            self._may_hurry = True
             outcome = worker.process(argument)
+            self._may_hurry = False
         except BaseException as error:
+            self._may_hurry = False
             seconds = time.perf_counter() - began
             self.check_process()  # while `sys.exc_info` still tells what to exit with
             self._conclude(index, argument, (error, True, seconds))
@@ -262,14 +288,16 @@ class JobChild:
         kind = PickledBlock if apart else Block
         block = kind(self._run_id, first, arguments, outcomes.values, lane)
         worker._begin(block)
+        self._block = block
         outcome, raised = self._run_jobs(block)
+        self._block = None
         seconds = time.perf_counter() - began
-        done, argument = block.done, None if outcome is ALL else block.argument
+        done, argument = block.sent + block.done, None if outcome is ALL else block.argument
         worker._leave(block)
         ended = done if outcome is ALL or outcome is TAKEN else done + 1
         if ended:
             self._pace.note(ended, seconds)
-            outcomes.timed(done, seconds * done / ended)
+            outcomes.timed(block.done, seconds * block.done / ended)
         if outcome is ALL:
             lane.end()
         elif isinstance(outcome, Unreadable):
@@ -291,11 +319,17 @@ class JobChild:
         process = worker.function if type(worker) is FunctionWorker else worker.process
         remaining = iter(block)
         try:
-            while (outcome := run_jobs(block, process, remaining, outcomes.kind)) is not ALL:
+            while True:
+                self._may_hurry = True
+                outcome = run_jobs(block, process, remaining, outcomes.kind)
+                self._may_hurry = False
+                if outcome is ALL:
+                    break
                 self.check_process()
                 if outcome is TAKEN or self._is_noted() or not outcomes.keep(outcome):
                     return outcome, False
         except BaseException as error:
+            self._may_hurry = False
             self.check_process()  # while `sys.exc_info` still tells what to exit with
             return error, True
         self.check_process()

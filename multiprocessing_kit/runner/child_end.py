@@ -185,6 +185,18 @@ class ChildEnd:
                 self._wake_caller(FOR_RECORD)
             self._cut_short = False
 
+    def try_send(self, record: bytes) -> bool:
+        """Send a record if that can be done at once; for a signal handler, which may interrupt `send`."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            if self._cut_short or len(record) > PIECE or not self._up.write(record):
+                return False
+            self._wake_caller(FOR_RECORD)
+            return True
+        finally:
+            self._sending.release()
+
     def wait_for_grant(self) -> Place | None:
         """The place to write to that the caller was asked for; None if there is none.
 

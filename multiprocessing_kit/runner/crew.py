@@ -50,6 +50,7 @@ class Member:
         leases: The unanswered jobs that it has, in the order it was sent.
         held: How many these are.
         freight: Its part in the large payloads.
+        hurried_at: When it was last sent HURRY, by `time.monotonic()`.
     """
 
     pin: int
@@ -58,6 +59,7 @@ class Member:
     leases: deque[Lease] = field(default_factory=deque)
     held: int = 0
     freight: Freight = field(default_factory=Freight)
+    hurried_at: float = 0.0
 
 
 class Crew:

@@ -27,6 +27,8 @@ work on it at the same time.
 
 from __future__ import annotations
 
+import signal
+
 from multiprocessing_kit.ipc.doorbell import Doorbell
 from multiprocessing_kit.ipc.ring import Ring
 from multiprocessing_kit.ipc.segment import Segment
@@ -45,6 +47,7 @@ __all__ = [
     "GRANTED_LENGTH",
     "GRANTED_OFFSET",
     "GRANTED_SEGMENT",
+    "HURRY",
     "NEXT_SLEEP",
     "PIECE",
     "RING_BYTES",
@@ -66,6 +69,10 @@ TAKEN_BACK, WAKE_AT = 3, 4
 CHILD_WAITS, BEGUN, AT_JOB = 8, 9, 10
 GRANTED, GRANTED_SEGMENT, GRANTED_OFFSET, GRANTED_LENGTH = 16, 17, 18, 19
 _HEADER_BYTES = 192  # a cache line of the caller's words, one of the child's, one of the caller's
+
+HURRY = signal.SIGURG
+"""The caller sends it to a child that is at a long job with answers unsent. Nothing happens where it has no
+handler, as in what a job executes."""
 
 COUNT_BITS = 24
 """Of the word TAKEN_BACK: how many; the rest is the first one's number."""

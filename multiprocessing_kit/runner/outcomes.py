@@ -66,17 +66,24 @@ class Outcomes:
         if count:
             self._times += (count, seconds)
 
-    def record(self) -> bytes:
-        """All that is there as one record; nothing is left."""
+    def record(self, untimed: tuple[int, float] = (0, 0.0)) -> bytes:
+        """All that is there as one record.
+
+        Args:
+            untimed: How many at the end were not `timed`, and how long they took, more or less.
+        """
         values, times, apart = self.values, self._times, self.kind is None
+        if untimed[0]:
+            times = [*times, *untimed]
         seconds = sum(times[1::2])
         if len(values) == 1:
             header = HEADER.pack(messages.DONE, 1, self._first, seconds)
-            record = header + (values[0] if apart else pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL))
-        else:
-            kind = messages.MANY_APART if apart else messages.MANY
-            header = HEADER.pack(kind, len(values), self._first, seconds)
-            record = header + pickle.dumps((times, values), pickle.HIGHEST_PROTOCOL)
-        values.clear()
-        times.clear()
-        return record
+            return header + (values[0] if apart else pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL))
+        kind = messages.MANY_APART if apart else messages.MANY
+        header = HEADER.pack(kind, len(values), self._first, seconds)
+        return header + pickle.dumps((times, values), pickle.HIGHEST_PROTOCOL)
+
+    def clear(self) -> None:
+        """They were sent."""
+        self.values.clear()
+        self._times.clear()

@@ -30,6 +30,8 @@ from multiprocessing_kit.runner import messages
 from multiprocessing_kit.runner.answers import Opened, Payload, Sealed, open_answer
 from multiprocessing_kit.runner.crew import Crew, Member
 from multiprocessing_kit.runner.feeding import LOOK_AGAIN, Feeder, Window
+from multiprocessing_kit.runner.lane import HURRY
+from multiprocessing_kit.runner.leases import LEASE_SECONDS
 from multiprocessing_kit.runner.ledger import Lease, Ledger
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.runner.ready import Ready
@@ -43,6 +45,9 @@ _LOOK_AT_CHILDREN = 0.05
 """Seconds after which a loop that is too busy to sleep looks whether a child has ended."""
 
 _DONE = messages.DONE
+_HURRY_AGAIN = 0.1
+"""Seconds after which a child that could not send is asked again."""
+
 _LARGE = (messages.DONE_LARGE, messages.RESPONSE_LARGE)
 _MANY = (messages.MANY, messages.MANY_APART)
 
@@ -134,6 +139,8 @@ class Run:
         for member in crew.members:
             self._collect(member)
         now = time.monotonic()
+        if self._is_awaited:
+            self._hurry(now)
         if now - self._looked > _LOOK_AT_CHILDREN:
             self._looked = now
             self._bury(crew.wait(0))
@@ -145,7 +152,7 @@ class Run:
         crew = self._crew
         ended: list[Member] = []
         asleep = []
-        ahead = sys.maxsize if self._eager or self._teller.listens else self._feeder.leases.hold // 2
+        ahead = sys.maxsize if self._is_awaited else self._feeder.leases.hold // 2
         try:
             for member in crew.members:
                 asleep.append(member)
@@ -155,11 +162,28 @@ class Run:
             timeouts = [] if due is None else [max(0.0, due - time.monotonic())]
             if self._feeder.could_take_back():
                 timeouts.append(LOOK_AGAIN)
+            elif self._is_awaited and any(member.held > 1 for member in crew.members):
+                timeouts.append(LEASE_SECONDS)
             ended = crew.wait(min(timeouts, default=None))
         finally:
             for member in asleep:
                 member.lane.end_wait()
         self._bury(ended)
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether somebody waits for each answer."""
+        return self._eager or self._teller.listens
+
+    def _hurry(self, now: float) -> None:
+        """Have children that are at a long job send the answers that wait behind it."""
+        for member in self._crew.members:
+            if member.held < 2 or member.lane.stuck_for(now) < LEASE_SECONDS:
+                continue
+            oldest = member.leases[0]
+            if member.lane.begun > oldest.number + oldest.done and now - member.hurried_at > _HURRY_AGAIN:
+                member.hurried_at = now
+                member.child.send_signal(HURRY)
 
     def _bury(self, ended: list[Member]) -> None:
         for member in ended:

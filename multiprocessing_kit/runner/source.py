@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -33,6 +34,11 @@ _PATIENCE = 0.001
 """Seconds after which inputs that come slowly are passed on as they are."""
 
 
+def _has_length(inputs: range) -> bool:
+    """Whether `len` can tell it."""
+    return not inputs or abs(inputs[-1] - inputs[0]) <= sys.maxsize
+
+
 class Source:
     """Any iterable: without a length, endless, or one that raises half-way.
 
@@ -43,8 +49,8 @@ class Source:
     """
 
     def __init__(self, inputs: Iterator[Any] | range, interrupts: Interrupts) -> None:
-        self._range = inputs if isinstance(inputs, range) else None
-        self._iterator: Iterator[Any] = iter(()) if isinstance(inputs, range) else inputs
+        self._range = inputs if isinstance(inputs, range) and _has_length(inputs) else None
+        self._iterator = iter(inputs) if isinstance(inputs, range) else inputs
         self._interrupts = interrupts
         self._generation = _generation
         self._at_hand = type(self._iterator) in _AT_HAND

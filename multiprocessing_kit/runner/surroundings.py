@@ -7,6 +7,8 @@ import os
 import signal
 from _signal import getsignal  # type: ignore[import-not-found]  # signal.getsignal takes 20 times as long
 
+from multiprocessing_kit.runner.lane import HURRY
+
 __all__ = ["NoWayBack", "Surroundings"]
 
 _log = logging.getLogger("multiprocessing_kit.runner")
@@ -47,6 +49,7 @@ _WATCHED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGPIPE,
+    HURRY,
 )
 
 

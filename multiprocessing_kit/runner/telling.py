@@ -70,7 +70,7 @@ class Teller:
         fire, mask = self._audience.fire, self._mask
         try:
             for place, response in enumerate(answers.responses):
-                event = _final_event(response)
+                event = JobEvent.JOB_SUCCESS if response.ok else _unhappy_event(response)
                 if mask & event.bit:
                     payload = self._payload(event, answers.first + place, arguments[place], response)
                     payload["attempt"], payload["pid"] = answers.attempt, pid
@@ -123,8 +123,6 @@ class Teller:
         }
 
 
-def _final_event(response: Response) -> JobEvent:
-    if response.ok:
-        return JobEvent.JOB_SUCCESS
+def _unhappy_event(response: Response) -> JobEvent:
     canceled = isinstance(response.exception, JobCanceledError)
     return JobEvent.JOB_CANCELED if canceled else JobEvent.JOB_FAILED

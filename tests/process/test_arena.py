@@ -136,9 +136,9 @@ def test_a_child_forked_earlier_reads_and_writes(arena: Arena, size: int) -> Non
     given, granted = filled(arena, data), arena.allocate(size)
     child.tell((given.place, granted.place))
     assert child.result() is True
-    view = granted.view()
-    assert (len(view), view.format, view.readonly) == (size, "B", False)
-    assert view == data if size < MIB else bytes(view) == data
+    memory = granted.memory
+    assert (len(memory), memory.format, memory.readonly) == (size, "B", False)
+    assert bytes(memory) == data
     given.release()
     granted.release()
 
@@ -161,11 +161,9 @@ def test_three_gibibytes(arena: Arena) -> None:
     block.memory[:MIB] = pattern(MIB, 1)
     child.tell(block.place)
     assert child.result() == size
-    view = block.view()
-    block.release()
-    assert bytes(view[-MIB:]) == pattern(MIB, 1)
+    assert bytes(block.memory[-MIB:]) == pattern(MIB, 1)
     assert resident() >= size
-    del view
+    block.release()
     assert resident() <= arena_module.KEEP_BYTES
 
 
@@ -198,18 +196,6 @@ def test_parcels_through_blocks(arena: Arena) -> None:
         block.release()
 
 
-def test_a_result_is_writable_and_not_copied(arena: Arena) -> None:
-    numpy = pytest.importorskip("numpy")
-    packed = pack(numpy.zeros(MIB, "u1"), "it")
-    assert isinstance(packed, Parcel)
-    block = filled(arena, bytes(packed.buffers[0]))
-    result = unpack(b"".join(packed.stream), [block.view()], "it")
-    result[7] = 9
-    assert block.memory[7] == 9
-    block.release()
-    assert result.sum() == 9
-
-
 # Memory comes back
 
 
@@ -237,19 +223,6 @@ DERIVED = [
 
 
 @pytest.mark.parametrize("name", DERIVED)
-def test_the_last_of_what_was_made_from_a_view_gives_the_memory_back(name: str) -> None:
-    arena = Arena(keep=0)
-    data = pattern(MIB)
-    block = filled(arena, data)
-    kept = everything_from(block.view())[name]
-    block.release()
-    assert resident() == MIB
-    assert memoryview(kept).tobytes() in data or name in ("view of view", "array slice", "reshaped")
-    del kept
-    assert resident() == 0
-
-
-@pytest.mark.parametrize("name", DERIVED)
 def test_a_guest_tells_when_the_last_has_died(arena: Arena, name: str) -> None:
     block = filled(arena, pattern(MIB))
     dead: deque[Place] = deque()
@@ -266,51 +239,25 @@ def test_views_outlive_everything() -> None:
     guest = Guest()
     data = pattern(MIB)
     block = filled(arena, data)
-    mine, theirs = block.view()[10:], guest.view(block.place, ignore)[20:]
+    theirs = guest.view(block.place, ignore)[20:]
     block.release()
     arena.close()
     guest.forget([block.place.segment])
     del arena, guest, block
     gc.collect()
-    assert mine == data[10:]
-    del mine
     assert theirs[0] == 0, "given back by the owner"
     assert len(segments()) == 1
     del theirs
     assert segments() == set()
 
 
-def test_parts_of_a_block_hold_it() -> None:
-    arena = Arena(keep=0)
-    block = filled(arena, pattern(3 * MIB))
-    parts = [block.view(MIB * number, MIB) for number in range(3)]
-    assert [bytes(part) for part in parts] == [pattern(3 * MIB)[at * MIB : (at + 1) * MIB] for at in range(3)]
-    block.release()
-    while parts:
-        assert resident() == 3 * MIB
-        parts.pop()
-    assert resident() == 0
-    with pytest.raises(ValueError, match="free"):
-        block.view()
-
-
-@pytest.mark.parametrize(("start", "length"), [(-1, 5), (0, 101), (50, 51), (101, 0), (10, -1)])
-def test_a_part_that_is_not_there(arena: Arena, start: int, length: int) -> None:
-    block = arena.allocate(100)
-    with pytest.raises(ValueError, match="do not lie within 100"):
-        block.view(start, length)
-    block.release()
-
-
 def test_memory_is_used_again(arena: Arena) -> None:
     seen = set()
     for number in range(200):
         block = filled(arena, pattern(MIB, number))
-        view = block.view()
-        block.release()
         seen.add(block.place)
-        assert view[:100] == pattern(MIB, number)[:100]
-        del view
+        assert block.memory[:100] == pattern(MIB, number)[:100]
+        block.release()
     assert len(seen) == 1
     assert resident() == MIB
 
@@ -436,26 +383,45 @@ def test_a_segment_that_is_gone(arena: Arena) -> None:
         Guest().memory(place)
 
 
-# Views die anywhere
+# Released at any instant
 
 
-def test_a_death_while_the_lock_is_held(arena: Arena) -> None:
-    block = filled(arena, pattern(MIB))
-    view = block.view()
+class Holder:
+    """Releases a block when it dies."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+
+    def __del__(self) -> None:
+        self._block.release()
+
+
+def test_a_block_that_is_free(arena: Arena) -> None:
+    block = arena.allocate(100)
+    assert block.hold()
     block.release()
+    assert len(block.memory) == 100
+    block.release()
+    assert not block.hold()
+    with pytest.raises(ValueError, match="free"):
+        _ = block.memory
+    with pytest.raises(ValueError, match="free"):
+        _ = block.address
+
+
+def test_a_release_while_the_lock_is_held(arena: Arena) -> None:
+    block = filled(arena, pattern(MIB))
     with arena._lock:
-        del view
+        block.release()
         assert block.place in {entry[0].place for entry in arena._ended}
     again = arena.allocate(MIB)
     assert again.place == block.place
     again.release()
 
 
-def test_a_death_while_the_lock_is_held_by_another_thread(arena: Arena) -> None:
+def test_a_release_while_the_lock_is_held_by_another_thread(arena: Arena) -> None:
     """Who holds the lock looks again when it has let go, so nothing else has to happen."""
     block = filled(arena, pattern(MIB))
-    view = block.view()
-    block.release()
     inside, go_on = threading.Event(), threading.Event()
 
     def hold_for_long(_size: int) -> None:
@@ -472,25 +438,24 @@ def test_a_death_while_the_lock_is_held_by_another_thread(arena: Arena) -> None:
         thread = threading.Thread(target=allocate_in_vain)
         thread.start()
         assert inside.wait(30)
-        del view
+        block.release()
         assert not block._arena._lock.acquire(blocking=False)
         go_on.set()
         thread.join()
     assert not arena._ended
     with pytest.raises(ValueError, match="free"):
-        block.view()
+        _ = block.memory
 
 
-def test_a_death_in_a_garbage_collection_inside(arena: Arena) -> None:
+def test_a_release_in_a_garbage_collection_inside(arena: Arena) -> None:
     threshold = gc.get_threshold()
     gc.set_threshold(1)
     try:
         for number in range(300):
             block = filled(arena, pattern(5000, number))
-            circle: list[Any] = [block.view()]
+            circle: list[Any] = [Holder(block)]
             circle.append(circle)
-            block.release()
-            assert circle[0] == pattern(5000, number)
+            assert block.memory == pattern(5000, number)
     finally:
         gc.set_threshold(*threshold)
     del circle
@@ -500,21 +465,20 @@ def test_a_death_in_a_garbage_collection_inside(arena: Arena) -> None:
     assert not arena._ended
 
 
-def test_threads_that_make_and_drop_views(arena: Arena) -> None:
+def test_threads_that_allocate_and_release(arena: Arena) -> None:
     wrong: list[str] = []
-    inbox: deque[tuple[memoryview, bytes]] = deque()
+    inbox: deque[tuple[Block, bytes]] = deque()
 
     def work(seed: int) -> None:
         chance = random.Random(seed)
         for number in range(200):
             data = pattern(chance.randrange(1, 50_000), seed * 1000 + number)
-            block = filled(arena, data)
-            inbox.append((block.view(), data))
-            block.release()
+            inbox.append((filled(arena, data), data))
             if chance.random() < 0.7:
-                view, expected = inbox.popleft()
-                if bytes(view) != expected:
+                block, expected = inbox.popleft()
+                if bytes(block.memory) != expected:
                     wrong.append(f"{seed}/{number}")
+                block.release()
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -523,21 +487,22 @@ def test_threads_that_make_and_drop_views(arena: Arena) -> None:
         thread.join()
     assert wrong == []
     while inbox:
-        view, expected = inbox.popleft()
-        assert bytes(view) == expected
-    del view
+        block, expected = inbox.popleft()
+        assert bytes(block.memory) == expected
+        block.release()
+    del block
     arena.close()
     assert segments() == set()
 
 
-def test_views_alive_at_the_end_of_the_interpreter() -> None:
+def test_all_is_alive_at_the_end_of_the_interpreter() -> None:
     code = (
         "from multiprocessing_kit.ipc.arena import Arena\n"
         "from multiprocessing_kit.ipc.guest import Guest\n"
-        "arena = Arena(); block = arena.allocate(100000); kept = block.view()\n"
-        "circle = [block.view()]; circle.append(circle)\n"
+        "arena = Arena(); block = arena.allocate(100000); kept = block.memory\n"
+        "circle = [block, kept]; circle.append(circle)\n"
         "other = Guest().view(block.place, print)\n"
-        "import builtins; builtins.kept = block.view(), Guest().view(block.place, [].append)\n"
+        "import builtins; builtins.kept = block.memory, Guest().view(block.place, [].append)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
@@ -558,7 +523,7 @@ def test_a_signal_handler_that_raises_anywhere(monkeypatch: pytest.MonkeyPatch) 
     previous = signal.signal(signal.SIGPROF, strike)
     chance = random.Random(7)
     arena = Arena(keep=MIB)
-    views: list[tuple[memoryview, bytes]] = []
+    blocks: list[tuple[Block, Holder, bytes]] = []
     struck = 0
     try:
         while struck < 50:
@@ -567,16 +532,15 @@ def test_a_signal_handler_that_raises_anywhere(monkeypatch: pytest.MonkeyPatch) 
                 for _ in range(20):
                     data = bytes([chance.randrange(256)]) * chance.randrange(1, 60_000)
                     block = filled(arena, data)
-                    views.append((block.view(), data))
-                    block.release()
-                    del views[chance.randrange(len(views))]
+                    blocks.append((block, Holder(block), data))
+                    del blocks[chance.randrange(len(blocks))]
                 while signal.getitimer(signal.ITIMER_PROF)[0]:
                     pass
             except StruckError:
                 struck += 1
             assert not arena._lock.locked()
-            assert all(view == data for view, data in views)
-            del views[20:]
+            assert all(block.memory == data for block, _, data in blocks)
+            del blocks[20:]
     finally:
         signal.signal(signal.SIGPROF, signal.SIG_IGN)
         signal.signal(signal.SIGPROF, previous)
@@ -588,17 +552,13 @@ def test_a_signal_handler_that_raises_anywhere(monkeypatch: pytest.MonkeyPatch) 
 def test_the_copies_in_a_child_do_nothing(arena: Arena) -> None:
     data = pattern(MIB)
     block, other = filled(arena, data), filled(arena, data)
-    view = block.view()
 
     def body(_argument: object) -> list[object]:
-        nonlocal view
         seen: list[object] = [arena.available, block.hold()]
-        for use in (lambda: arena.allocate(10), block.view):
-            try:
-                use()
-            except (IpcError, ValueError) as error:
-                seen.append(type(error))
-        view = memoryview(b"")
+        try:
+            arena.allocate(10)
+        except IpcError as error:
+            seen.append(type(error))
         block.release()
         block.abandon()
         other.release()
@@ -608,8 +568,8 @@ def test_the_copies_in_a_child_do_nothing(arena: Arena) -> None:
 
     child = Child(body)
     child.tell()
-    assert child.result() == [False, False, IpcError, ValueError]
-    assert view == data
+    assert child.result() == [False, False, IpcError]
+    assert bytes(block.memory) == data
     assert bytes(other.memory) == data
     third = filled(arena, pattern(MIB, 1))
     assert third.place not in (block.place, other.place)
@@ -619,14 +579,16 @@ def test_the_copies_in_a_child_do_nothing(arena: Arena) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1 << 30])
-def test_what_a_child_inherited_is_not_used_again(keep: int) -> None:
+def test_what_was_abandoned_is_not_used_again(keep: int) -> None:
     dropped: list[int] = []
     arena = Arena(keep=keep, on_drop=dropped.append)
     data = pattern(MIB)
     block, neighbour = filled(arena, data), filled(arena, pattern(MIB, 1))
-    views = [block.view()]
-    child = Child(lambda _argument: bytes(views[0]))
-    views.clear()
+    child = Child(lambda place: bytes(Guest().view(place, ignore)))
+    looking = Guest().view(block.place, ignore)
+    assert block.hold()
+    block.abandon()
+    assert bytes(block.memory) == data, "it is held still"
     block.release()
     others = [filled(arena, bytes(MIB)) for _ in range(3)]
     assert block.place.segment not in {other.place.segment for other in others}
@@ -637,58 +599,27 @@ def test_what_a_child_inherited_is_not_used_again(keep: int) -> None:
     neighbour.release()
     assert dropped == [closed]
     assert resident(closed) == MIB, "what nobody can see has been given back"
+    place = block.place
     del block, neighbour
-    child.tell()
+    child.tell(place)
     assert child.result() == data
+    assert bytes(looking) == data
+    del looking
     assert resident(closed) == 0
     assert closed not in segments()
     for other in others:
         other.release()
 
 
-def test_a_fork_before_or_after_a_view_does_not_matter(arena: Arena) -> None:
-    def fork() -> None:
-        child = Child(int)
-        child.tell(1)
-        assert child.result() == 1
-
-    fork()
+def test_forks_do_not_matter(arena: Arena) -> None:
     block = filled(arena, pattern(MIB))
-    fork()  # nobody has a view
-    view = block.view()
+    child = Child(int)
+    child.tell(1)
+    assert child.result() == 1
     block.release()
-    del view
-    fork()
     again = filled(arena, pattern(MIB))
     assert again.place == block.place
     again.release()
-
-
-def test_subprocess_is_no_fork(arena: Arena) -> None:
-    block = filled(arena, pattern(MIB))
-    view = block.view()
-    subprocess.run([sys.executable, "-c", ""], check=True)
-    block.release()
-    del view
-    again = arena.allocate(MIB)
-    assert again.place == block.place
-    again.release()
-
-
-def test_a_view_that_multiprocessing_inherited(arena: Arena) -> None:
-    import multiprocessing
-
-    block = filled(arena, pattern(MIB))
-    view = block.view()
-    process = multiprocessing.get_context("fork").Process(target=len, args=(view,))
-    process.start()
-    process.join()
-    process.close()
-    block.release()
-    del view
-    other = arena.allocate(MIB)
-    assert other.place.segment != block.place.segment
-    other.release()
 
 
 def test_a_guest_that_forks_does_not_report(arena: Arena) -> None:
@@ -779,8 +710,7 @@ def test_a_child_killed_while_it_writes(arena: Arena) -> None:
 
 def test_a_killed_owner_leaves_nothing() -> None:
     def body(_argument: object) -> None:
-        block = filled(Arena(), pattern(MIB))
-        _view = block.view()
+        _block = filled(Arena(), pattern(MIB))
         os.kill(os.getpid(), signal.SIGKILL)
 
     before = TABLE.read_text().count("\n")
@@ -941,27 +871,23 @@ class Owner:
     def __init__(self, keep: int) -> None:
         self.arena = Arena(keep=keep)
         self.keep = keep
-        self.live: list[tuple[Block, list[memoryview], int, bytes]] = []
+        self.live: list[tuple[Block, int, bytes]] = []
 
     def allocate(self, size: int, seed: int) -> None:
         data = pattern(size, seed)
-        self.live.append((filled(self.arena, data), [], 1, data))
+        self.live.append((filled(self.arena, data), 1, data))
 
-    def step(self, action: int, chosen: int) -> None:
+    def step(self, hold: bool, chosen: int) -> None:
         at = chosen % len(self.live)
-        block, views, holds, data = self.live[at]
-        if action == 0:
+        block, holds, data = self.live[at]
+        if hold:
             assert block.hold()
             holds += 1
-        elif action == 1:
-            views.append(block.view())
-        elif action == 2 and views:
-            views.pop()
-        elif action == 3 and holds:
+        else:
             block.release()
             holds -= 1
-        self.live[at] = block, views, holds, data
-        if not holds and not views:
+        self.live[at] = block, holds, data
+        if not holds:
             del self.live[at]
             assert not block.hold()
 
@@ -969,10 +895,9 @@ class Owner:
         places = sorted(block.place for block, *_ in self.live)
         for left, right in pairwise(places):
             assert left.segment != right.segment or left.offset + left.length <= right.offset
-        for block, views, _, data in self.live:
+        for block, _, data in self.live:
             assert block.place.offset % PAGE == 0
             assert bytes(block.memory) == data
-            assert all(view == data for view in views)
         rooms = sum(-(-max(len(data), 1) // PAGE) * PAGE for *_, data in self.live)
         assert resident() <= rooms + self.keep
 
@@ -983,7 +908,7 @@ class Owner:
     st.lists(
         st.one_of(
             st.tuples(st.just("allocate"), st.integers(0, 6 * PAGE), st.integers(0, 1000)),
-            st.tuples(st.just("step"), st.integers(0, 3), st.integers(0, 1000)),
+            st.tuples(st.just("step"), st.booleans(), st.integers(0, 1000)),
         ),
         max_size=60,
     ),
@@ -996,10 +921,9 @@ def test_blocks_against_a_model(keep: int, steps: list[tuple[str, int, int]]) ->
             if kind == "allocate":
                 owner.allocate(one, two)
             elif owner.live:
-                owner.step(one, two)
+                owner.step(bool(one), two)
             owner.check()
-        for block, views, holds, _ in owner.live:
-            views.clear()
+        for block, holds, _ in owner.live:
             for _ in range(holds):
                 block.release()
         owner.live.clear()

@@ -45,7 +45,7 @@ def close(stream: object) -> None:
 
 def run(code: str) -> Any:
     """What a program of its own prints, as JSON."""
-    command = [sys.executable, "-c", inspect.cleandoc(code)]
+    command = [sys.executable, "-c", PEAK + inspect.cleandoc(code)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=55)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -75,7 +75,7 @@ def test_the_default_window_is_bounded_too(ordered: bool, batch_size: Any) -> No
     most = 0
     for answered, _ in zip(range(1, 300_001 if batch_size == "auto" else 20_001), stream, strict=False):
         most = max(most, inputs.taken - answered + 1)
-    assert most <= (MOST_AHEAD if batch_size == "auto" else 512)
+    assert most <= (MOST_AHEAD if batch_size == "auto" else MOST_AHEAD // 32)
     close(stream)
 
 
@@ -111,20 +111,15 @@ def test_who_stops_asking_stops_the_feeding(window: int | None) -> None:
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────
 
-MEASURED = """
-    import itertools, json
-    from multiprocessing_kit import Process
+PEAK = """
+import json, os, select
+from multiprocessing_kit import Process
 
-    def peak():
-        for line in open("/proc/self/status"):
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) << 10
+def peak():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) << 10
 
-    def drop(stream):
-        number = -1
-        for number, response in enumerate(stream):
-            assert response.body == expected(number)
-        return number + 1
 """
 
 
@@ -141,14 +136,17 @@ MEASURED = """
 def test_memory_of_a_million_jobs(worker: str, inputs: str) -> None:
     expected = "str" if "str" in worker else "int"
     grown, count = run(f"""
-        {MEASURED}
-        expected = {expected}
-        worker = {worker}
-        drop(Process(2).imap(worker, {inputs.format(count=100_000)}))
+        def consume(inputs):
+            number = -1
+            for number, response in enumerate(Process(2).imap({worker}, inputs)):
+                assert response.body == {expected}(number)
+            return number + 1
+
+        consume({inputs.format(count=100_000)})
         before = peak()
-        count = drop(Process(2).imap(worker, {inputs.format(count=1_000_000)}))
+        count = consume({inputs.format(count=1_000_000)})
         print(json.dumps([peak() - before, count]))
-    """.replace("\n" + 4 * " ", "\n" + 8 * " "))
+    """)
     assert count == 1_000_000
     assert grown < 50 * MB
 
@@ -157,14 +155,6 @@ def test_memory_of_a_million_jobs(worker: str, inputs: str) -> None:
 def test_memory_where_the_first_job_is_the_last_to_end() -> None:
     """Ordered, all others wait for it; the window keeps these few."""
     grown, count = run("""
-        import json, os, select
-        from multiprocessing_kit import Process
-
-        def peak():
-            for line in open("/proc/self/status"):
-                if line.startswith("VmHWM"):
-                    return int(line.split()[1]) << 10
-
         def job(number):
             if number == 0:
                 select.select([reading], [], [], 5)
@@ -306,36 +296,28 @@ def test_who_waits_for_a_long_job_uses_little(behind: int) -> None:
         assert used <= 0.02
 
 
+class TooFarError(Exception):
+    pass
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("fast", [0, 10, 5000])
 def test_answers_are_given_out_before_many_slow_inputs_are_waited_for(ordered: bool, fast: int) -> None:
-    """However well the first inputs came: an answer is not kept while one slow input after the other comes.
-
-    When all children have had something to do the next answer comes before another input.
-    """
+    """However well the first inputs came, and however large leases have become with them."""
+    answered = 0
 
     def inputs() -> Iterator[int]:
         for number in itertools.count():
             if number >= fast:
                 time.sleep(0.002)  # slow beside the jobs, by far
+                if number > max(answered, fast) + 20:
+                    raise TooFarError(f"{number - answered} inputs were waited for with no answer")
             yield number
 
-    taken = 0
-
-    def counted() -> Iterator[int]:
-        nonlocal taken
-        for number in inputs():
-            taken += 1
-            yield number
-
-    stream = Process(2).imap(double, counted(), ordered=ordered)
-    for _ in range(fast):
-        next(stream)
-    ahead = []
-    for answered, _ in zip(range(fast + 1, fast + 51), stream, strict=False):
-        ahead.append(taken - answered)
+    stream = Process(2).imap(double, inputs(), ordered=ordered)
+    for answered, _ in zip(range(1, fast + 51), stream, strict=False):  # noqa: B007
+        pass
     close(stream)
-    assert max(ahead[10:]) <= 8
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -107,7 +107,7 @@ def unordered(process: Process, job: Callable[[Any], Any], inputs: Any) -> Itera
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("blocked", [0, 1, 7, 2000, COUNT - 1])
 @pytest.mark.parametrize("kind", [int, list])
-def test_a_job_that_ends_once_all_behind_it_are_answered(
+def test_a_job_that_ends_once_all_behind_it_are_answered(  # noqa: PLR0917
     batch_size: Any, processes: int, blocked: int, kind: type, gate: Gate, ran: Ran
 ) -> None:
     def job(argument: Any) -> Any:
@@ -300,7 +300,7 @@ def test_each_job_runs_once_in_any_mix(seed: int, ran: Ran) -> None:
 def test_any_mix_with_failures_and_retries(seed: int, ran: Ran) -> None:
     rng = random.Random(seed)
     count = 2000
-    turns = {number: 200_000 for number in rng.sample(range(count), 15)}
+    turns = dict.fromkeys(rng.sample(range(count), 15), 200_000)
     failing = set(rng.sample(range(count), 100))
 
     class Mixed(Worker):
@@ -317,12 +317,41 @@ def test_any_mix_with_failures_and_retries(seed: int, ran: Ran) -> None:
     assert ran.counts() == Counter(range(count)) + Counter(failing)
 
 
+class Unreadable:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return int, ("not a number",)
+
+
+@pytest.mark.usefixtures("fences")
+@pytest.mark.parametrize("seed", range(12))
+def test_any_mix_with_arguments_that_cannot_be_unpickled(seed: int, ran: Ran) -> None:
+    """Those that were taken back are answered by one child only."""
+    rng = random.Random(seed)
+    count = 1000
+    turns = dict.fromkeys(rng.sample(range(count), 10), 100_000)
+    bad = set(range(count)) - turns.keys() if seed % 2 else set(rng.sample(range(count), 300)) - turns.keys()
+
+    def job(number: int) -> int:
+        ran.note(number)
+        spin(turns.get(number, 0))
+        return number
+
+    inputs = [Unreadable() if number in bad else number for number in range(count)]
+    for _ in range(5):
+        responses = Process(3, batch_size=50).map(job, inputs)
+        assert [cast(JobResponse, response).argument_index for response in responses] == list(range(count))
+        assert [number for number in range(count) if not responses[number].ok] == sorted(bad)
+    assert ran.counts() == Counter(dict.fromkeys(set(range(count)) - bad, 5))
+
+
 @pytest.mark.usefixtures("fences")
 @pytest.mark.parametrize("seed", range(6))
 def test_any_mix_with_deaths(seed: int) -> None:
     rng = random.Random(seed)
     count = 2000
-    turns = {number: 200_000 for number in rng.sample(range(count), 15)}
+    turns = dict.fromkeys(rng.sample(range(count), 15), 200_000)
     deadly = set(rng.sample(range(count), 10))
 
     def job(number: int) -> int:

@@ -22,10 +22,19 @@ def measured(seconds: float, *, children: int = 2, fixed: int | None = None, siz
     """After many leases of jobs that took so long each, with arguments of so many bytes."""
     leases = Leases(children, fixed)
     for _ in range(200):
-        count = leases.size(ENDLESS)
+        count = size_of(leases, ENDLESS)
         leases.sent(count, size * count)
-        leases.answered(count, seconds * count)
+        answered(leases, count, seconds * count)
     return leases
+
+
+def size_of(leases: Leases, left: int | None, room: int = 0) -> int:
+    return leases.size(left, room)
+
+
+def answered(leases: Leases, count: int, seconds: float) -> None:
+    leases.answered(count, seconds)
+    leases.adapt()
 
 
 # ── leases ────────────────────────────────────────────────────────────────────────────────────────
@@ -36,12 +45,12 @@ def measured(seconds: float, *, children: int = 2, fixed: int | None = None, siz
     [(0.0, 4096), (1e-6, 4096), (1e-5, 1000), (1e-4, 100), (1e-3, 10), (0.004, 2), (0.01, 1), (60, 1)],
 )
 def test_a_lease_is_worth_ten_milliseconds(seconds: float, size: int) -> None:
-    assert measured(seconds).size(ENDLESS) == pytest.approx(size, rel=0.02)
+    assert size_of(measured(seconds), ENDLESS) == pytest.approx(size, rel=0.02)
 
 
 def test_the_first_leases_are_one_job_each() -> None:
     leases = Leases(4, None)
-    assert [leases.size(left) for left in (ENDLESS, 10**6, 1, 0)] == [1, 1, 1, 1]
+    assert [size_of(leases, left) for left in (ENDLESS, 10**6, 1, 0)] == [1, 1, 1, 1]
     assert leases.hold == 1, "nobody knows yet how long they take"
 
 
@@ -53,10 +62,10 @@ def test_a_lease_is_at_most_four_times_as_large_as_one_that_was_answered(
     leases = Leases(2, None)
     largest = 0
     for seconds, share in answers:
-        count = max(1, int(leases.size(ENDLESS) * share))
+        count = max(1, int(size_of(leases, ENDLESS) * share))
         largest = max(largest, count)
-        leases.answered(count, seconds)
-        assert 1 <= leases.size(ENDLESS) <= 4 * largest
+        answered(leases, count, seconds)
+        assert 1 <= size_of(leases, ENDLESS) <= 4 * largest
         assert leases.hold >= 1
 
 
@@ -64,27 +73,27 @@ def test_leases_of_quick_jobs_grow_fourfold() -> None:
     leases = Leases(2, None)
     sizes = []
     for _ in range(7):
-        sizes.append(leases.size(ENDLESS))
-        leases.answered(sizes[-1], 0.0)
+        sizes.append(size_of(leases, ENDLESS))
+        answered(leases, sizes[-1], 0.0)
     assert sizes == [1, 4, 16, 64, 256, 1024, 4096]
 
 
 def test_a_lease_shrinks_when_jobs_become_slow() -> None:
     leases = measured(1e-6)
     for _ in range(10):
-        leases.answered(leases.size(ENDLESS), 1.0 * leases.size(ENDLESS))
-    assert (leases.size(ENDLESS), leases.hold) == (1, 1)
+        answered(leases, size_of(leases, ENDLESS), 1.0 * size_of(leases, ENDLESS))
+    assert (size_of(leases, ENDLESS), leases.hold) == (1, 1)
 
 
 def test_one_slow_job_among_many_does_not_undo_the_leases() -> None:
     leases = measured(1e-4)
-    leases.answered(1, 0.01)
-    assert leases.size(ENDLESS) >= 5
+    answered(leases, 1, 0.01)
+    assert size_of(leases, ENDLESS) >= 5
 
 
 @pytest.mark.parametrize(("size", "most"), [(1, 4096), (1 << 10, 64), (1 << 14, 4), (1 << 20, 1)])
 def test_large_arguments_make_small_leases(size: int, most: int) -> None:
-    assert measured(1e-7, size=size).size(ENDLESS) == pytest.approx(most, abs=1)
+    assert size_of(measured(1e-7, size=size), ENDLESS) == pytest.approx(most, abs=1)
 
 
 @pytest.mark.parametrize("children", [1, 2, 16])
@@ -93,27 +102,27 @@ def test_leases_shrink_towards_a_known_end(children: int) -> None:
     leases = measured(1e-5, children=children)
     left, sizes = 20_000, []
     while left > 0:
-        sizes.append(leases.size(left))
+        sizes.append(size_of(leases, left))
         left -= sizes[-1]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == pytest.approx(min(1000, 20_000 // (2 * children)), rel=0.01)
     assert min(sizes) >= 49, "half a millisecond"
-    assert leases.size(1) >= 1
-    assert leases.size(ENDLESS) == pytest.approx(1000, rel=0.01)
+    assert size_of(leases, 1) >= 1
+    assert size_of(leases, ENDLESS) == pytest.approx(1000, rel=0.01)
 
 
 @pytest.mark.parametrize(("left", "expected"), [(100, 10), (40, 10), (20, 5), (4, 1), (3, 1), (1, 1), (0, 1)])
 def test_the_end_of_longer_jobs(left: int, expected: int) -> None:
     """A job of a millisecond is worth a lease of its own."""
-    assert measured(0.00099).size(left) == expected
+    assert size_of(measured(0.00099), left) == expected
 
 
 @pytest.mark.parametrize("fixed", [1, 7, 1000])
 @pytest.mark.parametrize("seconds", [0.0, 1e-4, 1.0])
 @pytest.mark.parametrize("left", [ENDLESS, 10**6, 3])
 def test_a_fixed_size(fixed: int, seconds: float, left: int | None) -> None:
-    assert Leases(2, fixed).size(left) == fixed
-    assert measured(seconds, fixed=fixed).size(left) == fixed
+    assert size_of(Leases(2, fixed), left) == fixed
+    assert size_of(measured(seconds, fixed=fixed), left) == fixed
 
 
 @pytest.mark.parametrize(
@@ -134,6 +143,21 @@ def test_what_a_child_may_hold_when_it_gets_another_lease(
     seconds: float, fixed: int | None, hold: int
 ) -> None:
     assert measured(seconds, fixed=fixed).hold == pytest.approx(hold, rel=0.05)
+
+
+@pytest.mark.parametrize(("room", "expected"), [(0, 7), (6, 7), (7, 7), (13, 7), (14, 14), (100, 98)])
+def test_a_fixed_size_fills_the_room_with_whole_leases(room: int, expected: int) -> None:
+    assert size_of(Leases(2, 7), ENDLESS, room) == expected
+
+
+def test_what_is_answered_counts_once_the_leases_are_adapted() -> None:
+    leases = Leases(2, None)
+    for _ in range(3):
+        leases.answered(1, 0.0)
+    assert size_of(leases, ENDLESS) == 1
+    leases.adapt()
+    leases.adapt()
+    assert size_of(leases, ENDLESS) == 4
 
 
 # ── pace ──────────────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +211,7 @@ def test_the_room_in_a_window(window: Window, out: int, lease: int, room: int) -
 
 
 def part(first: int, count: int) -> Opened:
-    return Opened(first, [JobResponse(index) for index in range(first, first + count)])
+    return Opened(first, [JobResponse(index) for index in range(first, first + count)], 1)
 
 
 def bodies(responses: Iterable[Response]) -> list[int]:

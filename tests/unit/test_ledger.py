@@ -30,7 +30,7 @@ class Child:
         return lease
 
     def holds(self) -> list[object]:
-        return [argument for lease in self.leases for argument in lease.left]
+        return [argument for lease in self.leases for argument in left(lease)]
 
 
 class Clock:
@@ -67,8 +67,13 @@ def known(ledger: Ledger, limit: int = MANY, *, inputs_left: bool = False) -> li
     return found
 
 
+def left(lease: Lease) -> list[object]:
+    """The arguments of the jobs that are left in it."""
+    return list(lease.arguments[lease.done :])
+
+
 def text(lease: Lease) -> str:
-    return "".join(map(str, lease.left))
+    return "".join(map(str, left(lease)))
 
 
 # ── a lease ───────────────────────────────────────────────────────────────────────────────────────
@@ -312,7 +317,7 @@ def test_the_end_of_the_queue(queue_length: int, before: int) -> None:
             fresh: list[object] = list(itertools.islice(inputs, 1))
             lease = ledger.add(fresh) if fresh else ledger.next_known(MANY, inputs_left=False)
         assert lease is not None
-        order += lease.left
+        order += left(lease)
     assert order.index("a") == before
 
 
@@ -401,7 +406,7 @@ class EachJobIsInOnePlace(RuleBasedStateMachine):
         lease = self.ledger.next_known(limit, inputs_left=inputs_left)
         if lease is None:
             return
-        assert list(lease.left) == list(range(lease.index, lease.index + len(lease)))
+        assert left(lease) == list(range(lease.index, lease.index + len(lease)))
         if not fits:
             self.ledger.put_back(lease)
             return
@@ -441,7 +446,7 @@ class EachJobIsInOnePlace(RuleBasedStateMachine):
             job = self.ledger.blamed(child, before + behind)
             if job is not None:
                 assert len(job) == 1
-                self.answered += job.left
+                self.answered += left(job)
         self.ledger.give_back(child)
         self.children[which] = Child()
 
@@ -457,7 +462,7 @@ class EachJobIsInOnePlace(RuleBasedStateMachine):
                 *(lease for _, lease in ledger._again),
                 *(lease for _, _, lease in ledger._waiting),
             )
-            for argument in lease.left
+            for argument in left(lease)
         ]
         assert sorted([*held, *elsewhere, *self.answered], key=str) == sorted(range(self.next), key=str)
         assert ledger.unanswered == len(held) + len(elsewhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 import pickle
 from collections.abc import Callable, Sequence
@@ -77,6 +78,12 @@ def value(number: int) -> JobResponse:
 
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────
 
+
+def split(responses: Any) -> tuple[Any, list[Any]]:
+    first, *rest = responses
+    return first, rest
+
+
 LOOKS: dict[str, Callable[[Any], object]] = {
     "len": len,
     "bool": bool,
@@ -85,7 +92,7 @@ LOOKS: dict[str, Callable[[Any], object]] = {
     "iteration": lambda r: [response.body for response in r],
     "reversed": lambda r: list(reversed(r)),
     "unpacking": lambda r: [*r],
-    "star": lambda r: (lambda first, *rest: (first, rest))(*r),
+    "star": split,
     "enumerate": lambda r: list(enumerate(r)),
     "zip": lambda r: list(zip(r, r, strict=True)),
     "max": lambda r: max(r, key=body),
@@ -126,24 +133,32 @@ LOOKS: dict[str, Callable[[Any], object]] = {
     "index by None": lambda r: r[None],
     "slice by text": lambda r: r["a":"b"],
     "slice step 0": lambda r: r[::0],
-    "match": lambda r: (lambda first, *_, last: (first, last))(*r),
     "is unequal to a tuple": lambda r: r == tuple(r),
     "is equal to a list": lambda r: r == [value(body) for body in range(LENGTH)],
     "list is equal": lambda r: [value(body) for body in range(LENGTH)] == r,
-    "is equal to itself": lambda r: r == r,
+    "is equal to itself": lambda r: r == r,  # noqa: PLR0124
     "is equal to a shorter one": lambda r: r == r[:-1],
     "is equal to another": lambda r: r == [*r[:-1], value(99)],
-    "is unequal to itself": lambda r: r != r,
+    "is unequal to itself": lambda r: r != r,  # noqa: PLR0124
     "is unequal to a list": lambda r: r != [value(body) for body in range(LENGTH)],
     "is unequal to None": lambda r: r == None,  # noqa: E711
-} | {f"[{place}]": operator.itemgetter(place) for place in (0, 2, 3, 5, 9, 10, -1, -10, -11, 10**30, -(10**30))}
+}
+
+LOOKS |= {
+    f"[{place}]": operator.itemgetter(place) for place in (0, 2, 3, 5, 9, 10, -1, -10, -11, 10**30, -(10**30))
+}
 
 LOOKS |= {f"[Place({place})]": operator.itemgetter(Place(place)) for place in (0, 4, -4, 10)}
 
 BOUNDS = (None, 0, 2, 3, 7, 10, 99, -1, -4, -99)
 
+
+def slices(start: int | None, step: int | None, responses: Any) -> list[list[Response]]:
+    return [responses[start:stop:step] for stop in BOUNDS]
+
+
 LOOKS |= {
-    f"[{start}:…:{step}]": lambda r, start=start, step=step: [r[start:stop:step] for stop in BOUNDS]
+    f"[{start}:…:{step}]": functools.partial(slices, start, step)
     for start in BOUNDS
     for step in (None, 1, 3, -1, -2)
 }
@@ -167,8 +182,8 @@ def test_both_are_equal_in_both_directions() -> None:
     responses, expected = twins()
     again, _ = twins((5, 5))
     assert responses == expected == responses == again
-    assert not responses != expected
-    assert not expected != responses
+    assert not responses != expected  # noqa: SIM202
+    assert not expected != responses  # noqa: SIM202
     responses[4].body = "changed"  # type: ignore[misc]
     assert responses != expected
     assert expected != responses
@@ -207,8 +222,8 @@ def test_it_is_the_same_object_each_time() -> None:
         responses[:],
         responses.copy(),
         copy.copy(responses),
-        responses + [],
-        [] + responses,
+        responses + [],  # noqa: RUF005
+        [] + responses,  # noqa: RUF005
         responses * 1,
         [*responses],
         list(reversed(list(reversed(responses)))),
@@ -220,7 +235,7 @@ def test_it_is_the_same_object_each_time() -> None:
 def test_a_copy_is_its_own() -> None:
     responses, expected = twins()
     for make in (copy.copy, copy.deepcopy, lambda r: r.copy(), lambda r: r[:], Responses):
-        other = make(responses)  # type: ignore[operator]
+        other = make(responses)
         del other[0]
         assert (len(other), len(responses)) == (LENGTH - 1, LENGTH)
     assert responses == expected
@@ -238,7 +253,7 @@ def test_what_was_changed_in_a_response_stays() -> None:
 def test_changing_a_slice_changes_nothing_else() -> None:
     responses, expected = twins()
     responses[:].clear()
-    (responses + []).clear()
+    (responses + []).clear()  # noqa: RUF005
     list(responses).clear()
     responses.copy().clear()
     assert responses == expected
@@ -281,7 +296,7 @@ def test_made_from_any_iterable() -> None:
         (lambda r: [response for response, _ in zip(r, range(4), strict=False)], "012"),
         (lambda r: value(3) in r, "01"),
         (lambda r: r.index(value(4)), "012"),
-        (lambda r: iter(r), ""),
+        (iter, ""),
         (list, "0123"),
         (lambda r: [list(r), r[3], r[4:], list(reversed(r)), r == list(r)], "0123"),
     ],
@@ -294,6 +309,16 @@ def test_parts_are_opened_once_and_only_when_somebody_looks(
     look(responses)
     assert {part.opened for part in parts} <= {0, 1}
     assert "".join(str(number) for number, part in enumerate(parts) if part.opened) == opened
+
+
+def iadd(responses: Any, more: Any) -> Any:
+    responses += more
+    return responses
+
+
+def imul(responses: Any, count: int) -> Any:
+    responses *= count
+    return responses
 
 
 # ── changing ──────────────────────────────────────────────────────────────────────────────────────
@@ -309,17 +334,19 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "extend with itself": lambda r: r.extend(r),
     "extend with nothing": lambda r: r.extend([]),
     "extend with None": lambda r: r.extend(None),
-    "iadd": lambda r: operator.iadd(r, [value(20)]),
-    "iadd tuple": lambda r: operator.iadd(r, (value(20),)),
-    "iadd itself": lambda r: operator.iadd(r, r),
-    "iadd int": lambda r: operator.iadd(r, 1),
-    "imul": lambda r: operator.imul(r, 2),
+    "iadd": lambda r: iadd(r, [value(20)]),
+    "iadd tuple": lambda r: iadd(r, (value(20),)),
+    "iadd itself": lambda r: iadd(r, r),
+    "iadd int": lambda r: iadd(r, 1),
+    "imul": lambda r: imul(r, 2),
     "set": lambda r: operator.setitem(r, 4, value(20)),
     "set negative": lambda r: operator.setitem(r, -1, value(20)),
     "set by place": lambda r: operator.setitem(r, Place(3), value(20)),
     "set out of range": lambda r: operator.setitem(r, 10, value(20)),
     "set slice": lambda r: operator.setitem(r, slice(2, 5), [value(20)]),
-    "set longer slice": lambda r: operator.setitem(r, slice(2, 3), [value(number) for number in range(20, 25)]),
+    "set longer slice": lambda r: operator.setitem(
+        r, slice(2, 3), [value(number) for number in range(20, 25)]
+    ),
     "set slice to a generator": lambda r: operator.setitem(r, slice(2, 5), (value(n) for n in (20, 21))),
     "set slice to itself": lambda r: operator.setitem(r, slice(2, 5), r),
     "set step": lambda r: operator.setitem(r, slice(0, 6, 3), [value(20), value(21)]),
@@ -384,9 +411,9 @@ WHILE: dict[str, Callable[[Any, int], object]] = {
     "remove the first": lambda r, step: operator.delitem(r, 0),
     "remove the last": lambda r, step: r.pop(),
     "insert": lambda r, step: r.insert(0, value(20 + step)) if step < 5 else None,
-    "replace the next": lambda r, step: operator.setitem(r, slice(step + 1, step + 2), [value(50 + step)])
-    if step < 9
-    else None,
+    "replace the next": lambda r, step: (
+        operator.setitem(r, slice(step + 1, step + 2), [value(50 + step)]) if step < 9 else None
+    ),
     "reverse once": lambda r, step: r.reverse() if step == 1 else None,
     "clear": lambda r, step: r.clear() if step == 3 else None,
     "sort": lambda r, step: r.sort(key=lambda response: -response.body),

@@ -194,7 +194,7 @@ def test_an_error_half_way_comes_behind_the_inputs_before_it(
             return self.taken - 1
 
     source = source_of(Inputs())
-    taken = []
+    taken: list[int] = []
     while not source.exhausted:
         taken += source.take(size)
     assert taken == list(range(count))
@@ -210,8 +210,7 @@ def test_ctrl_c_is_no_fault_of_the_inputs(size: int) -> None:
 
     source = source_of(inputs())
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(2):
-            source.take(size)
+        list(map(source.take, [size, size]))
     assert source.error is None
 
 
