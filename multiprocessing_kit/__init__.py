@@ -30,6 +30,7 @@ from multiprocessing_kit.observer import Observer
 from multiprocessing_kit.process import Process
 from multiprocessing_kit.queues import NullQueue, Queue, SharedMemQueue
 from multiprocessing_kit.response import JobResponse, Response
+from multiprocessing_kit.responses import Responses
 from multiprocessing_kit.retry import RetryStrategy, RetryType
 from multiprocessing_kit.worker import Worker
 
@@ -52,6 +53,7 @@ __all__ = [
     "QueueFullError",
     "RemoteError",
     "Response",
+    "Responses",
     "RetriesExhaustedError",
     "RetryStrategy",
     "RetryType",

@@ -179,7 +179,9 @@ class JobChild:
             self._run_alone(index, argument, 1, apart=True)
         else:
             self._run_quick(index, argument, 1, apart=True)
-        self._publish()
+            self._send_outcomes()
+            self._lane.end()  # not before: a job that is given alone is not run again once it has begun
+        self._surroundings.restore()
 
     def _run_lease(self, first: int, record: bytes, *, apart: bool) -> None:
         arguments: Sequence[Any] = decode(memoryview(record)[HEADER.size :], "the arguments")
@@ -191,6 +193,9 @@ class JobChild:
                 continue
             if self._pace.jobs == 1:
                 at += self._run_quick(first + at, arguments[at], count - at, apart=apart)
+                self._lane.end()
+                if self._pace.mean > _TINY:
+                    self._surroundings.restore()
             else:
                 part = list(arguments[at : at + self._pace.jobs])
                 at += self._run_block(first + at, part, count - at, apart=apart)
@@ -272,10 +277,7 @@ class JobChild:
             return 1
         outcomes.timed(1, seconds)
         self._pace.note(1, seconds)
-        lane.end()
         worker.status = JobStatus.SUCCESS
-        if seconds > _TINY:
-            self._surroundings.restore()
         return 1
 
     # ── a block ───────────────────────────────────────────────────────────────────────────────────

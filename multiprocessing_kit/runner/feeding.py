@@ -161,7 +161,7 @@ class Feeder:
 
         `_NO_PLACE` if all have what they may hold.
         """
-        least, best = self.leases.hold, None
+        least, best = 1 if self.source.gives_large else self.leases.hold, None
         for member in self._crew.members:
             if member.held < least and not member.lane.clogged:
                 least, best = member.held, member
@@ -177,9 +177,9 @@ class Feeder:
         may_take = not source.exhausted and room > 0
         lease = ledger.next_known(size, inputs_left=may_take)
         if lease is None and may_take:
-            arguments = source.take(min(size, room))
+            arguments, pickles = source.take(min(size, room))
             if arguments:
-                return ledger.add(arguments)
+                return ledger.add(arguments, pickles)
             return ledger.next_known(size, inputs_left=False)
         return lease
 
@@ -204,7 +204,7 @@ class Feeder:
             lease.number = number - at
             at += count
             size += bytes_packed
-            if lane.clogged and at < len(lease.arguments):
+            if lane.clogged and at < len(lease.arguments) and not self.source.gives_large:
                 ledger.put_back(lease.cut(at))
         if at:
             ledger.lease(lease, holder)

@@ -14,10 +14,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
+import typing
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+if typing.TYPE_CHECKING:
+    from multiprocessing_kit.runner.packing import Pickled
 
 __all__ = ["Lease", "Ledger"]
 
@@ -29,6 +33,7 @@ class Lease:
     Attributes:
         first: Place of the first one's argument among the inputs, from 0.
         arguments: As the inputs gave them; kept so that they can be sent once more.
+        pickles: Of the arguments, if they were pickled as they came: each a pickle, a parcel or an error.
         attempt: The attempt that is next or under way, from 1; above 1 only where there is one job.
         history: What a requeued job carries to the next child, unopened.
         number: Of its first job in the lane that it was sent through.
@@ -41,6 +46,7 @@ class Lease:
     history: bytes | None = None
     number: int = 0
     done: int = 0
+    pickles: Sequence[Pickled] | None = None
 
     def __len__(self) -> int:
         """How many jobs are left in it."""
@@ -58,6 +64,8 @@ class Lease:
             self, first=self.first + at, arguments=self.arguments[at:], number=self.number + at, done=0
         )
         self.arguments = self.arguments[:at]
+        if self.pickles is not None:
+            rest.pickles, self.pickles = self.pickles[at:], self.pickles[:at]
         return rest
 
 
@@ -94,9 +102,9 @@ class Ledger:
         self._waiting: list[tuple[float, int, Lease]] = []
         self._order = itertools.count()
 
-    def add(self, arguments: Sequence[object]) -> Lease:
+    def add(self, arguments: Sequence[object], pickles: Sequence[Pickled] | None = None) -> Lease:
         """Fresh jobs for the next inputs; the caller of this leases or answers them at once."""
-        lease = Lease(self.taken, arguments)
+        lease = Lease(self.taken, arguments, pickles=pickles)
         self.taken += len(arguments)
         self.unanswered += len(arguments)
         return lease
@@ -215,7 +223,9 @@ class Ledger:
     def _single(self, lease: Lease) -> Lease:
         """The job that has just left `lease`, as a lease of its own."""
         place = lease.done - 1
-        return Lease(lease.first + place, [lease.arguments[place]], lease.attempt, lease.history)
+        pickles = None if lease.pickles is None else [lease.pickles[place]]
+        arguments = [lease.arguments[place]]
+        return Lease(lease.first + place, arguments, lease.attempt, lease.history, pickles=pickles)
 
     def _wake_due(self) -> None:
         now = time.monotonic()

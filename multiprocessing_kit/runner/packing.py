@@ -8,7 +8,8 @@ goes by shared memory, and its job travels alone.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from multiprocessing_kit.errors import SerializationError
 from multiprocessing_kit.ipc.parcel import Parcel, pack
@@ -18,7 +19,12 @@ from multiprocessing_kit.runner.lane import PIECE
 from multiprocessing_kit.runner.ledger import Lease
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
 
-__all__ = ["Packer"]
+__all__ = ["IMMUTABLE", "Packer", "Pickled", "pickled"]
+
+Pickled: TypeAlias = "bytes | Parcel | SerializationError"
+
+IMMUTABLE = frozenset({int, float, bool, complex, str, bytes, type(None)})
+"""Types whose values stay as they are."""
 
 _NUMBERS = frozenset({int, float, bool, complex, type(None)})
 _STRINGS: tuple[set[type], ...] = ({str}, {bytes})
@@ -55,16 +61,13 @@ class Packer:
         if lease.history is not None:
             return self._again(lease, lease.history, child)
         if most == 1 or len(arguments) == at + 1:
-            return self._alone(lease.first + at, _pickled(arguments[at]), child)
+            return self._alone(lease.first + at, _pickle_of(lease, at), child)
         if at or len(arguments) > most:
             arguments = arguments[at : at + most]
         first = lease.first + at
-        if type(arguments) is range:
+        if lease.pickles is None and _may_share(arguments):
             return _together(messages.JOBS, arguments, first)
-        kinds: set[type] = set(map(type, arguments))
-        if kinds <= _NUMBERS or (kinds in _STRINGS and sum(map(len, arguments)) < PIECE):  # type: ignore[arg-type]
-            return _together(messages.JOBS, arguments, first)
-        small, large = _pickled_apart(arguments)
+        small, large = _some(_pickle_of(lease, at + place) for place in range(len(arguments)))
         if large is not None:
             return self._alone(first, large, child)
         return _together(messages.JOBS_APART, small, first)
@@ -76,7 +79,7 @@ class Packer:
         return HEADER.pack(messages.JOB_LARGE, 1, index, 0.0) + data, 1, argument.size
 
     def _again(self, lease: Lease, history: bytes, child: Lender) -> tuple[bytes, int, int]:
-        argument = _pickled(lease.arguments[0])
+        argument = _pickle_of(lease, 0)
         if isinstance(argument, bytes):
             kind, data, size = messages.AGAIN, argument, 0
         else:
@@ -86,8 +89,29 @@ class Packer:
         return record, 1, size + len(record)
 
 
-def _pickled(argument: object) -> bytes | Parcel:
-    return pickle.dumps(argument, _PROTOCOL) if type(argument) in _NUMBERS else pack(argument, "the argument")
+def pickled(argument: object) -> Pickled:
+    """The argument of a job, as it is now; or why it cannot be pickled."""
+    try:
+        if type(argument) in _NUMBERS:
+            return pickle.dumps(argument, _PROTOCOL)
+        return pack(argument, "the argument")
+    except SerializationError as error:
+        return error
+
+
+def _pickle_of(lease: Lease, place: int) -> bytes | Parcel:
+    data = pickled(lease.arguments[place]) if lease.pickles is None else lease.pickles[place]
+    if isinstance(data, SerializationError):
+        raise data
+    return data
+
+
+def _may_share(arguments: Sequence[object]) -> bool:
+    """Whether one pickle may hold them all, and is not large."""
+    if type(arguments) is range:
+        return True
+    kinds: set[type] = set(map(type, arguments))
+    return kinds <= _NUMBERS or (kinds in _STRINGS and sum(map(len, arguments)) < PIECE)  # type: ignore[arg-type]
 
 
 def _together(kind: int, arguments: Sequence[object], first: int) -> tuple[bytes, int, int]:
@@ -95,21 +119,22 @@ def _together(kind: int, arguments: Sequence[object], first: int) -> tuple[bytes
     return HEADER.pack(kind, len(arguments), first, 0.0) + data, len(arguments), len(data)
 
 
-def _pickled_apart(arguments: Sequence[object]) -> tuple[list[bytes], Parcel | None]:
-    """Pickles of as many as go into half a piece; or the first one's alone, if that is large."""
-    pickles: list[bytes] = []
+def _some(pickles: Iterator[bytes | Parcel]) -> tuple[list[bytes], Parcel | None]:
+    """As many as go into half a piece; or the first one alone, if that is large."""
+    small: list[bytes] = []
     size = 0
-    for argument in arguments:
+    while True:
         try:
-            data = _pickled(argument)
+            data = next(pickles, None)
         except SerializationError:
-            if not pickles:
+            if not small:
                 raise
-            break  # it is the first one next time
+            return small, None  # it is the first one next time
+        if data is None:
+            return small, None
         if not isinstance(data, bytes):
-            return (pickles, None) if pickles else ([], data)
+            return (small, None) if small else ([], data)
         size += len(data)
-        if pickles and size > PIECE // 2:
-            break
-        pickles.append(data)
-    return pickles, None
+        if small and size > PIECE // 2:
+            return small, None
+        small.append(data)

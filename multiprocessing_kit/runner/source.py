@@ -11,9 +11,14 @@ from itertools import islice
 from typing import Any
 
 from multiprocessing_kit.errors import PoolError
+from multiprocessing_kit.ipc.parcel import Parcel
+from multiprocessing_kit.runner.packing import IMMUTABLE, Pickled, pickled
 from multiprocessing_kit.supervise.interrupts import Interrupts
 
-__all__ = ["Source"]
+__all__ = ["Source", "Taken"]
+
+Taken = tuple[Sequence[Any], "list[Pickled] | None"]
+"""Inputs, and their pickles if they were pickled already."""
 
 
 _generation = 0
@@ -45,6 +50,8 @@ class Source:
     Attributes:
         exhausted: No input is left, or taking one failed.
         error: The exception with which taking one failed.
+        gives_large: The user's own iterator has given something large. The memory may be filled anew for the
+            next input, so such an input can be sent only once: it should not wait where it may be taken back.
         slow: The last `take` gave fewer than it was asked for because they took their time.
     """
 
@@ -56,6 +63,7 @@ class Source:
         self._at_hand = type(self._iterator) in _AT_HAND
         self.exhausted = False
         self.slow = False
+        self.gives_large = False
         self.error: BaseException | None = None
 
     @property
@@ -65,35 +73,43 @@ class Source:
             return len(self._range)
         return operator.length_hint(self._iterator) if self._at_hand else None
 
-    def take(self, count: int) -> Sequence[Any]:
+    def take(self, count: int) -> Taken:
         """The next inputs, at most `count`; empty when there is none.
 
-        Waits for the first one only, or about as long as work for a child takes to be handed out.
+        Waits for the first one only, or about as long as work for a child takes to be handed out. What the
+        user's own iterator gives is pickled before it is asked for more, because it may give the same object
+        each time, changed. So there is no more behind something large, whose pickle refers to it.
         """
         if self._range is not None:  # a part of it is a range, too, which travels lightly
             taken, self._range = self._range[:count], self._range[count:]
             self.exhausted = not self._range
-            return taken
+            return taken, None
         if self._at_hand and count > 1:
             arguments = list(islice(self._iterator, count))
             self.exhausted = len(arguments) < count
-            return arguments
-        return self._take_from_user(count)
+            return arguments, None
+        return self._take_from_user(1 if self.gives_large else count)
 
-    def _take_from_user(self, count: int) -> list[Any]:
+    def _take_from_user(self, count: int) -> Taken:
         taken: list[Any] = []
+        pickles: list[Pickled] | None = None
         interrupts = self._interrupts
         interrupts_before = interrupts.count
         interrupts.in_user_code = True
         self.slow = False
         try:
-            if count == 1:
-                taken.append(next(self._iterator))
-                return taken
             clock, following = time.perf_counter, self._iterator.__next__
             deadline = clock() + _PATIENCE
             for _ in range(count):
-                taken.append(following())
+                argument = following()
+                taken.append(argument)
+                if pickles is not None or type(argument) not in IMMUTABLE:
+                    if pickles is None:
+                        pickles = list(map(pickled, taken[:-1]))
+                    pickles.append(pickled(argument))
+                    if isinstance(pickles[-1], Parcel):
+                        self.gives_large = True
+                        break
                 if clock() > deadline:
                     self.slow = True
                     break
@@ -111,4 +127,4 @@ class Source:
                     "the inputs forked and the copy came back into the runner; a generator of inputs "
                     "must end its own children (os._exit)"
                 )
-        return taken
+        return taken, pickles

@@ -185,21 +185,19 @@ class Feeder:
 
     def inputs(self) -> Iterator[int]:
         for number in itertools.count():
-            if not os.read(self._reading, 1):
+            if os.read(self._reading, 1) != b".":
                 return
             yield number
 
     def end(self) -> None:
-        os.close(self._writing)
-        self._writing = -1
+        os.write(self._writing, b"!")  # children have the pipe, too, so that closing it here ends nothing
 
     def __enter__(self) -> Feeder:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         os.close(self._reading)
-        if self._writing >= 0:
-            os.close(self._writing)
+        os.close(self._writing)
 
 
 PROGRAM = """
