@@ -128,6 +128,7 @@ class JobChild:
             self._worker._argument = None  # else its memory would be kept while there is nothing to do
         elif kind in _AGAIN:
             self._run_again(index, record)
+            self._worker._argument = None
         else:
             self._run_lease(index, record, apart=kind == messages.JOBS_APART)
         return True
@@ -302,10 +303,10 @@ class JobChild:
             outcomes.timed(block.done, seconds * block.done / ended)
         if outcome is ALL:
             lane.end()
-        elif isinstance(outcome, Unreadable):
-            self._fail(first + done, outcome.__cause__ or outcome)
-        elif outcome is TAKEN:
+        elif outcome is TAKEN or (raised and isinstance(outcome, Unreadable) and lane.is_begun_taken()):
             return done + self._skip(most - done)
+        elif raised and isinstance(outcome, Unreadable):
+            self._fail(first + done, outcome.__cause__ or outcome)
         else:
             self._conclude(first + done, argument, (outcome, raised, seconds / ended))
         return ended

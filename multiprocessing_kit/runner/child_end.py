@@ -119,6 +119,12 @@ class ChildEnd:
         first, count = divmod(self._words[TAKEN_BACK], 1 << COUNT_BITS)
         return first <= number < first + count
 
+    def is_begun_taken(self) -> bool:
+        """Whether the job that was announced last was taken back."""
+        if self.begin_fence is not None:
+            self.begin_fence()
+        return self.is_taken(self._words[BEGUN])
+
     def skip(self, most: int) -> tuple[int, int]:
         """Pass the job that was just begun and those behind it, at most `most`, that were taken back.
 

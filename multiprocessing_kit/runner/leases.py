@@ -87,7 +87,10 @@ class Leases:
 
     def sent(self, count: int, size: int) -> None:
         """The arguments of `count` jobs took `size` bytes."""
-        self._bytes += (size / count - self._bytes) * min(0.5, _WEIGHT * count)
+        mean = size / count
+        # At once when they become large: many would be sent before this is looked at the next time.
+        self._bytes = max(mean, self._bytes + (mean - self._bytes) * min(0.5, _WEIGHT * count))
+        self.hold = max(1, min(self.hold, int(_MOST_BYTES_AHEAD / self._bytes)))
 
     def adapt(self) -> None:
         """Draw the consequences of what was answered since the last time."""

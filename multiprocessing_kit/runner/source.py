@@ -127,4 +127,6 @@ class Source:
                     "the inputs forked and the copy came back into the runner; a generator of inputs "
                     "must end its own children (os._exit)"
                 )
+        if pickles is not None:
+            interrupts.check_user_code(interrupts_before)  # a refusal to be pickled may have been a signal
         return taken, pickles
