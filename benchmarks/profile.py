@@ -20,7 +20,7 @@ from multiprocessing_kit import Process, Worker
 
 __all__ = ["main"]
 
-_JOBS = 20_000
+_JOBS = 400_000
 _PARTS = 10
 _PACKAGE = "multiprocessing_kit"
 

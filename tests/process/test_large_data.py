@@ -35,6 +35,8 @@ from multiprocessing_kit.worker import FunctionWorker
 from tests.process.test_caller_death import LONG, Program
 from tests.process.test_interrupts import LATEST, check_end, main
 
+pytestmark = pytest.mark.thorough
+
 np = pytest.importorskip("numpy")
 
 TABLE = Path("/proc/sysvipc/shm")

@@ -237,6 +237,7 @@ ACTIONS: dict[str, Callable[[SharedMemQueue[Any]], object]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("prepare", "action", "before", "after"),
     [
@@ -288,6 +289,7 @@ def test_killed_at_any_instruction(
     assert len(set(outcomes)) == 1 + (before != after or action == "close")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("side", ["getter", "putter"])
 def test_who_should_wake_a_sleeper_is_killed(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has done by then wakes the sleeper; otherwise the next one's does."""

@@ -264,6 +264,7 @@ def test_an_endless_job_in_an_ordered_imap(gate: Gate) -> None:
 # ── any mix ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("fences")
 @pytest.mark.parametrize("seed", range(12))
 def test_each_job_runs_once_in_any_mix(seed: int, ran: Ran) -> None:
@@ -324,6 +325,7 @@ class Unreadable:
         return int, ("not a number",)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("fences")
 @pytest.mark.parametrize("seed", range(12))
 def test_any_mix_with_arguments_that_cannot_be_unpickled(seed: int, ran: Ran) -> None:
