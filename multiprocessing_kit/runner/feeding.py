@@ -86,9 +86,14 @@ class Feeder:
         self._interrupts = interrupts
         self._refuse = refuse
 
-    def feed(self) -> None:
-        """Give jobs to children as long as there are both."""
+    def feed(self) -> bool:
+        """Give jobs to children as long as there are both.
+
+        Returns:
+            False if there may be more at once: inputs come slowly, and answers should not wait for them.
+        """
         crew = self._crew
+        broken_off = False
         self.leases.adapt()
         for member in crew.members:
             member.lane.flush()
@@ -106,10 +111,12 @@ class Feeder:
                 self._ledger.put_back(lease)
                 continue
             self._send(lease, holder)
-            if self.source.slow and self._ready:
-                break  # first give out what there is
+            if self.source.slow:
+                broken_off = True
+                break
         for member in crew.members:
             member.lane.wake()
+        return not broken_off
 
     def could_take_back(self) -> bool:
         """Whether it may come to that while the loop sleeps."""

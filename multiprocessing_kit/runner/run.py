@@ -118,21 +118,22 @@ class Run:
         if not self.begun:
             self.begun = True
             self._crew.begin_run(self._worker, self.id, self._interrupts)
-        self._advance()
+        done = self._advance()
         source = self._feeder.source
         while not self.ready:
             if source.exhausted and not self._ledger.unanswered:
                 if source.error is not None:
                     raise source.error
                 return False
-            self._sleep()
-            self._advance()
+            if done:
+                self._sleep()
+            done = self._advance()
         return True
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────
 
-    def _advance(self) -> None:
-        """Do all that can be done without waiting."""
+    def _advance(self) -> bool:
+        """Do all that can be done without waiting; False if there was more than is good at once."""
         self._interrupts.check()
         crew = self._crew
         crew.set_events(self._teller.look())
@@ -144,7 +145,7 @@ class Run:
         if now - self._looked > _LOOK_AT_CHILDREN:
             self._looked = now
             self._bury(crew.wait(0))
-        self._feeder.feed()
+        return self._feeder.feed()
 
     def _sleep(self) -> None:
         """Wait until there is something to do; see `lane` for why nothing is missed."""

@@ -80,6 +80,7 @@ class Source:
         user's own iterator gives is pickled before it is asked for more, because it may give the same object
         each time, changed. So there is no more behind something large, whose pickle refers to it.
         """
+        self.slow = False
         if self._range is not None:  # a part of it is a range, too, which travels lightly
             taken, self._range = self._range[:count], self._range[count:]
             self.exhausted = not self._range
@@ -96,7 +97,6 @@ class Source:
         interrupts = self._interrupts
         interrupts_before = interrupts.count
         interrupts.in_user_code = True
-        self.slow = False
         try:
             clock, following = time.perf_counter, self._iterator.__next__
             deadline = clock() + _PATIENCE

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -172,7 +172,7 @@ CASES = {
 }
 
 
-def check(responses: list[Any], case: Case, here: list[object]) -> None:
+def check(responses: Sequence[Any], case: Case, here: list[object]) -> None:
     assert [response.argument_index for response in responses] == list(range(JOBS))
     for index, response in enumerate(responses):
         if index != BAD:

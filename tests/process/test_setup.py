@@ -164,7 +164,7 @@ def test_setup_that_fails_in_later_children(tmp_path: Path) -> None:
     ids=["closes some descriptors", "closes descriptors", "forks", "nothing"],
 )
 def test_setup_that_does_not_fail(do: Callable[[], object], tmp_path: Path) -> None:
-    responses: list[Any] = Process(2).map(Setup(tmp_path / "notes", do, at="setup "), range(20))
+    responses: Any = Process(2).map(Setup(tmp_path / "notes", do, at="setup "), range(20))
     assert [response.argument_index for response in responses] == list(range(20))
     assert {response.result()[1] for response in responses} == {os.getpid()}
     children = {response.pid for response in responses}
