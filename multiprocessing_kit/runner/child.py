@@ -273,7 +273,12 @@ class JobChild:
             return 1
         seconds = time.perf_counter() - began
         self.check_process()
-        if self._is_noted() or not outcomes.keep(outcome):
+        try:
+            kept = not self._is_noted() and outcomes.keep(outcome)
+        except BaseException as error:  # Ctrl-C, or an alarm that the job has left, while it is pickled
+            self._conclude(index, argument, (error, True, seconds))
+            return 1
+        if not kept:
             self._conclude(index, argument, (outcome, False, seconds))
             return 1
         outcomes.timed(1, seconds)
