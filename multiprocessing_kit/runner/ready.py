@@ -64,8 +64,9 @@ class Ready:
     def pop(self) -> Response:
         """The next one."""
         if not self._open_left:
-            part = self._ready.popleft()
-            self._open, self._open_left = iter(part.open()), len(part)
+            responses = self._ready[0].open()  # a Ctrl-C may strike here: then the part is still there
+            self._ready.popleft()
+            self._open, self._open_left = iter(responses), len(responses)
         self._open_left -= 1
         self.given += 1
         return next(self._open)

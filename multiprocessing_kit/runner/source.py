@@ -85,7 +85,7 @@ class Source:
             taken, self._range = self._range[:count], self._range[count:]
             self.exhausted = not self._range
             return taken, None
-        if self._at_hand and count > 1:
+        if self._at_hand:
             arguments = list(islice(self._iterator, count))
             self.exhausted = len(arguments) < count
             return arguments, None
