@@ -85,6 +85,7 @@ class Feeder:
         self._window = window
         self._interrupts = interrupts
         self._refuse = refuse
+        self._looked = 0.0
 
     def feed(self) -> bool:
         """Give jobs to children as long as there are both.
@@ -97,10 +98,13 @@ class Feeder:
         self.leases.adapt()
         for member in crew.members:
             member.lane.flush()
+        # Children that are always busy would leave what waits behind a long job to wait for ever.
+        is_due = time.monotonic() - self._looked > LEASE_SECONDS
         while (place := self._place()) is not _NO_PLACE:
             idle = place is None or not place.held
-            if idle and self._take_back(LEASE_SECONDS):
+            if (idle or is_due) and self._take_back(LEASE_SECONDS, but_from=place):
                 continue
+            is_due = False
             lease = self._next_lease(0 if place is None else place.held)
             if lease is None:
                 if idle and self._take_back(LOOK_AGAIN, steal=True):
@@ -124,21 +128,22 @@ class Feeder:
         idle = len(members) < self._crew.size or not all(member.held for member in members)
         return idle and any(member.lane.could_take for member in members)
 
-    def _take_back(self, stuck: float, *, steal: bool = False) -> bool:
-        """For a child with nothing to do: take back jobs that wait in another's lane.
+    def _take_back(self, stuck: float, *, but_from: Member | None = None, steal: bool = False) -> bool:
+        """For a child that has room: take back jobs that wait in another's lane.
 
         Args:
             stuck: Seconds; all that waits behind a job that lasts longer.
+            but_from: That child.
             steal: Otherwise, half of what waits where most does, if that is worth it.
 
         Returns:
             Whether there are any.
         """
-        now = time.monotonic()
+        self._looked = now = time.monotonic()
         most, victim = 0, None
         for member in self._crew.members:
             count = member.lane.could_take
-            if count and member.lane.stuck_for(now) > stuck:
+            if count and member is not but_from and member.lane.stuck_for(now) > stuck:
                 return self._reclaim(member, count)
             if count > most:
                 most, victim = count, member
