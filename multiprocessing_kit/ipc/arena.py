@@ -209,6 +209,7 @@ class Block:
     @property
     def memory(self) -> memoryview:
         """Its bytes, to be filled; writable. Not for keeping: it does not hold the block."""
+        self._pages.map_at_once(self._start, self.place.length)
         return self._pages.view(self._start, self.place.length)
 
     @property

@@ -61,6 +61,7 @@ class Guest:
         pages = self._pages.get(place.segment)
         if pages is None:
             pages = self._pages[place.segment] = attach(place.segment)
+        pages.map_at_once(place.offset, place.length)
         return pages
 
 

@@ -19,6 +19,7 @@ import pickle
 from typing import Any
 
 from multiprocessing_kit.errors import IpcError
+from multiprocessing_kit.ipc.ranges import Ranges
 from multiprocessing_kit.ipc.sysv import require_sysv
 
 __all__ = ["Pages", "address_of", "attach", "equal"]
@@ -26,6 +27,9 @@ __all__ = ["Pages", "address_of", "attach", "equal"]
 _library = ctypes.CDLL(None)
 _library.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+_POPULATE_WRITE = 23
+"""`MADV_POPULATE_WRITE` of <linux/mman.h>, which `mmap` does not name."""
 
 
 class Pages:
@@ -49,6 +53,7 @@ class Pages:
         self._whole = self._type.from_buffer(memory)
         self._whole.token = token  # type: ignore[attr-defined]
         self.address = ctypes.addressof(self._whole)
+        self._mapped = Ranges()
 
     def view(self, start: int, size: int, token: object = None) -> memoryview:
         """A writable view (format "B") of `size` bytes from `start` on; `token` dies with the last of it."""
@@ -63,7 +68,19 @@ class Pages:
         Returns:
             False where the system cannot do that; nothing has changed then.
         """
+        self._mapped.remove(start, end)
         return bool(_library.madvise(self.address + start, end - start, mmap.MADV_REMOVE) == 0)
+
+    def map_at_once(self, start: int, size: int) -> None:
+        """Have these pages in this process, before they are touched: in half the time it takes one by one.
+
+        Does nothing where the system cannot do it (Linux before 5.14).
+        """
+        end = start + size
+        if not self._mapped.covers(start, end):
+            start -= start % mmap.PAGESIZE
+            _library.madvise(self.address + start, end - start, _POPULATE_WRITE)
+            self._mapped.add(start, end)
 
 
 def attach(segment_id: int) -> Pages:

@@ -51,6 +51,11 @@ class Ranges:
                 return start
         return None
 
+    def covers(self, start: int, end: int) -> bool:
+        """Whether all of this range is in the set."""
+        place = bisect_left(self._ranges, (start + 1, 0)) - 1
+        return place >= 0 and self._ranges[place][1] >= end
+
     @property
     def total(self) -> int:
         """How many numbers are in the set."""

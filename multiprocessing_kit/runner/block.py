@@ -175,5 +175,5 @@ class Pace:
 
     def note(self, jobs: int, seconds: float) -> None:
         """So many took so long."""
-        self.mean += (seconds / jobs - self.mean) * 0.25
-        self.jobs = 1 if self.mean >= self._ALONE else min(2 * self.jobs, int(self._BLOCK / self.mean) or 1)
+        mean = self.mean = self.mean + (seconds / jobs - self.mean) * 0.25
+        self.jobs = 1 if mean >= self._ALONE else min(2 * self.jobs, int(self._BLOCK / mean) or 1)

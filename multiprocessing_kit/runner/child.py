@@ -85,6 +85,7 @@ class JobChild:
         self._may_hurry = False  # only while `process()` runs: the handler would find all else half done
         signal.signal(HURRY, self._hurry)
         self._surroundings = Surroundings()
+        self._restored = 0.0
         self._outcomes = Outcomes()
         self._block: Block | None = None
         self._pace = Pace()
@@ -122,10 +123,7 @@ class JobChild:
         if kind == messages.JOB:
             self._run_single(index, memoryview(record)[HEADER.size :])
         elif kind == messages.JOB_LARGE:
-            cargo = Cargo(self._hold, memoryview(record)[HEADER.size :])
-            self._run_single(index, cargo)
-            cargo.settle()
-            self._worker._argument = None  # else its memory would be kept while there is nothing to do
+            self._run_large(index, Cargo(self._hold, memoryview(record)[HEADER.size :]))
         elif kind in _AGAIN:
             self._run_again(index, record)
             self._worker._argument = None
@@ -138,7 +136,7 @@ class JobChild:
         dead = self._hold.dead
         if dead:
             places = [dead.popleft() for _ in range(len(dead))]
-            self._lane.send(HEADER.pack(messages.FREED, 0, 0, 0.0) + pickle.dumps(places))
+            self._lane.send(HEADER.pack(messages.FREED, 0, 0, 0.0) + pickle.dumps(places), wake=False)
 
     # ── a run begins ──────────────────────────────────────────────────────────────────────────────
 
@@ -182,7 +180,22 @@ class JobChild:
             self._run_quick(index, argument, 1, apart=True)
             self._send_outcomes()
             self._lane.end()  # not before: a job that is given alone is not run again once it has begun
-        self._surroundings.restore()
+        if self._pace.mean > _TINY or time.perf_counter() - self._restored > _PUBLISH_SECONDS:
+            self._restore()
+
+    def _run_large(self, index: int, cargo: Cargo) -> None:
+        quick = not self._is_watched()
+        if quick:
+            self._run_quick(index, cargo, 1, apart=True)
+        else:
+            self._run_alone(index, cargo, 1, apart=True)
+        cargo.settle()
+        self._worker._argument = None  # else its memory would be kept while there is nothing to do
+        if quick:
+            self._report_dead()  # before the answer, which has the caller send another job in this memory
+            self._send_outcomes()
+            self._lane.end()
+        self._restore()
 
     def _run_lease(self, first: int, record: bytes, *, apart: bool) -> None:
         arguments: Sequence[Any] = decode(memoryview(record)[HEADER.size :], "the arguments")
@@ -196,7 +209,7 @@ class JobChild:
                 at += self._run_quick(first + at, arguments[at], count - at, apart=apart)
                 self._lane.end()
                 if self._pace.mean > _TINY:
-                    self._surroundings.restore()
+                    self._restore()
             else:
                 part = list(arguments[at : at + self._pace.jobs])
                 at += self._run_block(first + at, part, count - at, apart=apart)
@@ -218,7 +231,11 @@ class JobChild:
         """Send what is done, and tidy up behind it."""
         if self._outcomes.values:
             self._send_outcomes()
-            self._surroundings.restore()
+            self._restore()
+
+    def _restore(self) -> None:
+        self._surroundings.restore()
+        self._restored = time.perf_counter()
 
     def _send_outcomes(self) -> None:
         if self._outcomes.values:
@@ -259,11 +276,12 @@ class JobChild:
         except BaseException as error:
             return self._fail(index, error)
         worker._begin(None, f"{self._run_id}-{index}", argument)
+        process = worker.function if type(worker) is FunctionWorker else worker.process
         began = time.perf_counter()
         outcomes.begin(index, began)
         try:
             self._may_hurry = True
-            outcome = worker.process(argument)
+            outcome = process(argument)
             self._may_hurry = False
         except BaseException as error:
             self._may_hurry = False
@@ -427,7 +445,7 @@ class JobChild:
             header, payload = self._load(header, payload)
         self._lane.send(header + payload)
         self._lane.end()
-        self._surroundings.restore()
+        self._restore()
 
     def _load(self, header: bytes, parcel: Parcel) -> tuple[bytes, bytes]:
         """Copy a large answer to where the caller wants it; what to send."""

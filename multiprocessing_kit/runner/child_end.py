@@ -168,8 +168,12 @@ class ChildEnd:
             if not more:
                 return b"".join(parts)
 
-    def send(self, record: bytes) -> None:
+    def send(self, record: bytes, *, wake: bool = True) -> None:
         """Send a record, waiting for room; any thread.
+
+        Args:
+            record: Whatever its size.
+            wake: Whether the caller should not sleep on beside it.
 
         Raises:
             Stopped: Asked to stop while waiting for room; the record is not sent.
@@ -179,7 +183,7 @@ class ChildEnd:
             if self._cut_short:
                 raise DescriptorsLost("an earlier record was sent in part")
             if len(record) <= PIECE and self._up.write(record):
-                if self._words[BEGUN] >= self._words[WAKE_AT]:
+                if wake and self._words[BEGUN] >= self._words[WAKE_AT]:
                     self._wake_caller(FOR_RECORD)
                 return
             self._cut_short = True  # until the end: an exception, as from a job's alarm, may come between

@@ -75,7 +75,7 @@ class Outcomes:
         values, times, apart = self.values, self._times, self.kind is None
         if untimed[0]:
             times = [*times, *untimed]
-        seconds = sum(times[1::2])
+        seconds = times[1] if len(times) == 2 else sum(times[1::2])  # often one job's
         if len(values) == 1:
             header = HEADER.pack(messages.DONE, 1, self._first, seconds)
             return header + (values[0] if apart else pickle.dumps(values[0], pickle.HIGHEST_PROTOCOL))

@@ -863,6 +863,7 @@ def test_ranges_against_a_set(steps: list[tuple[bool, int, int]], data: st.DataO
         wanted = data.draw(st.integers(1, 15))
         fits = [at for at in sorted(model) if set(range(at, at + wanted)) <= model]
         assert ranges.first_fit(wanted) == (fits[0] if fits else None)
+        assert ranges.covers(start, start + wanted) == (start in fits)
 
 
 class Owner:
