@@ -18,6 +18,8 @@ from benchmarks.cases import CASES
 from benchmarks.goals import AtMost, Goal, NoMoreThan, NoMoreThanBest, Verdict
 from benchmarks.harness import Case, Contender, LeftOut, Scale, run
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PEERS = ("faster_fifo", "joblib", "loky", "mpire", "pebble")

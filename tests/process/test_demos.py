@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 GRACE = 10.0
 

@@ -139,6 +139,8 @@ def same_data(value: Any, other: Any) -> bool:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_and_size(kind: str, size: int) -> None:
+    if size == SIZES[-1] and kind not in {"bytes", "array"}:
+        size = 33 * MIB
     make = KINDS[kind]
     expected = make(size)
 

@@ -32,8 +32,16 @@ from multiprocessing_kit import (
 COUNT = 3000
 BAD = (0, 1, 2, 700, 1501, 1502, 2998, 2999)
 """Jobs at the start, where leases are small; in the middle of large ones; neighbours; and the last."""
-ALL_SIZES = pytest.mark.parametrize("batch_size", ["auto", 1, 7, 1000])
-SIZES = pytest.mark.parametrize("batch_size", ["auto", 50, 1000])
+
+
+def _sizes(*sizes: object) -> pytest.MarkDecorator:
+    """By default, and of these sizes."""
+    rarer = (pytest.param(size, marks=pytest.mark.thorough) for size in sizes)
+    return pytest.mark.parametrize("batch_size", ["auto", *rarer])
+
+
+ALL_SIZES = _sizes(1, 7, 1000)
+SIZES = _sizes(50)
 
 
 def double(number: int) -> int:

@@ -153,11 +153,17 @@ def die_at(instant: int, action: Callable[[], object]) -> None:
         sys.settrace(None)
 
 
-def killed_at_every_instant(
-    prepare: Callable[[], SharedMemQueue[Any]], action: Callable[[SharedMemQueue[Any]], object]
+STRIDES = pytest.mark.parametrize(
+    "stride", [pytest.param(1, marks=pytest.mark.stress), pytest.param(5, marks=pytest.mark.thorough)]
+)
+"""Instructions from one kill to the next."""
+
+
+def killed_at_instants(
+    prepare: Callable[[], SharedMemQueue[Any]], action: Callable[[SharedMemQueue[Any]], object], stride: int
 ) -> Iterator[SharedMemQueue[Any]]:
     """Queues whose user was killed inside `action`, at one instruction after the other; at last, was not."""
-    for instant in itertools.count():
+    for instant in itertools.count(step=stride):
         with prepare() as queue:
             outcome = exit_of(fork(lambda: die_at(instant, lambda: action(queue))))  # noqa: B023  # at once
             yield queue
@@ -237,7 +243,7 @@ ACTIONS: dict[str, Callable[[SharedMemQueue[Any]], object]] = {
 }
 
 
-@pytest.mark.thorough
+@STRIDES
 @pytest.mark.parametrize(
     ("prepare", "action", "before", "after"),
     [
@@ -260,18 +266,19 @@ ACTIONS: dict[str, Callable[[SharedMemQueue[Any]], object]] = {
         (full, "put in vain", "ab", "ab"),
     ],
 )
-def test_killed_at_any_instruction(
+def test_killed_at_any_instruction(  # noqa: PLR0917
     prepare: Callable[[], SharedMemQueue[Any]],
     action: str,
     before: str,
     after: str,
+    stride: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ring, "_NEAR", 512 if prepare is around_the_end else 16)
     monkeypatch.setattr(records, "_LOOKS", 1)
     monkeypatch.setattr(shared_mem, "_LINGER", PATIENCE)  # put_many makes it one batch, although traced
     outcomes = []
-    for queue in killed_at_every_instant(prepare, ACTIONS[action]):
+    for queue in killed_at_instants(prepare, ACTIONS[action], stride):
         assert [lock.value for lock in locks(queue)] == [1, 1]
         assert queue.qsize() in {len(before), len(after)}
         expected = before if queue.qsize() == len(before) else after
@@ -289,9 +296,9 @@ def test_killed_at_any_instruction(
     assert len(set(outcomes)) == 1 + (before != after or action == "close")
 
 
-@pytest.mark.thorough
+@STRIDES
 @pytest.mark.parametrize("side", ["getter", "putter"])
-def test_who_should_wake_a_sleeper_is_killed(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_should_wake_a_sleeper_is_killed(side: str, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has done by then wakes the sleeper; otherwise the next one's does."""
     monkeypatch.setattr(records, "_LOOKS", 1)
     sleeping = 0
@@ -313,7 +320,7 @@ def test_who_should_wake_a_sleeper_is_killed(side: str, monkeypatch: pytest.Monk
         return ACTIONS["put" if side == "getter" else "get"](queue)
 
     alone = []
-    for queue in killed_at_every_instant(prepare, wake):
+    for queue in killed_at_instants(prepare, wake, stride):
         alone.append(moved(queue) != 0)
         if not alone[-1]:
             wake(queue)
@@ -346,7 +353,7 @@ def blob(seed: int) -> bytes:
 
 
 def test_kills_at_any_instant_leave_whole_items_and_a_free_mutex() -> None:
-    rounds = 200
+    rounds = 100
     chance = random.Random(20260101)
 
     with SharedMemQueue[Any](50, size=1 << 15) as queue:
