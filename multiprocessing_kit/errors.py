@@ -3,7 +3,8 @@
     KitError
     ├── JobError                    one job went wrong; `job_id` says which
     │   ├── WorkerLostError         its child died while it ran
-    │   ├── JobCanceledError        `worker.cancel()` ended it
+    │   ├── JobTimeoutError         it took too long
+    │   ├── JobCanceledError        `cancel()` ended it
     │   ├── SerializationError      its argument or result cannot be pickled or unpickled
     │   ├── RetriesExhaustedError   the retry strategy still asked for more when they ran out
     │   └── RemoteError             its exception could not travel; also carries the child's traceback
@@ -27,6 +28,7 @@ __all__ = [
     "IpcError",
     "JobCanceledError",
     "JobError",
+    "JobTimeoutError",
     "KitError",
     "PoolError",
     "QueueClosedError",
@@ -62,24 +64,97 @@ class WorkerLostError(JobError):
     Attributes:
         pid: The child's process id.
         exitcode: Its exit status; minus the signal number when a signal ended it; None if unknown.
+        attempts: How often the job was begun.
+        peak_memory: Bytes that the child had resident at most; 0 if unknown.
     """
 
-    def __init__(self, message: str, *, job_id: str = "", pid: int = 0, exitcode: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        job_id: str = "",
+        pid: int = 0,
+        exitcode: int | None = None,
+        attempts: int = 1,
+        peak_memory: int = 0,
+    ) -> None:
         super().__init__(message, job_id=job_id)
         self.pid = pid
         self.exitcode = exitcode
+        self.attempts = attempts
+        self.peak_memory = peak_memory
+
+    @property
+    def signal_name(self) -> str:
+        """Such as "SIGKILL"; "" if no signal ended the child."""
+        return _signal_name(self.exitcode) if self.exitcode is not None and self.exitcode < 0 else ""
 
     @classmethod
-    def of_child(cls, job_id: str, pid: int, exitcode: int | None) -> WorkerLostError:
-        """The error for a job whose child ended with `exitcode` (as in `subprocess`)."""
+    def of_child(
+        cls,
+        job_id: str,
+        pid: int,
+        exitcode: int | None,
+        *,
+        attempts: int = 1,
+        peak_memory: int = 0,
+        killed_for: int | None = None,
+    ) -> WorkerLostError:
+        """The error for a job whose child ended with `exitcode` (as in `subprocess`).
+
+        Args:
+            job_id: The job.
+            pid: Of the child.
+            exitcode: Its own, or minus a signal.
+            attempts: How often the job was begun.
+            peak_memory: Bytes that the child had at most.
+            killed_for: Bytes that it had when we killed it because of these.
+        """
         message = f"job {job_id}: child {pid} {describe_exit(exitcode)} while it ran this job"
-        if exitcode == -signal.SIGKILL:
+        if attempts > 1:
+            message += f" (attempt {attempts})"
+        if killed_for is not None:
+            message += f": it had {_megabytes(killed_for)}, over twice the max_memory_per_child"
+        elif exitcode == -signal.SIGKILL:
             message += "; if nobody killed it, the system may have run out of memory (see the kernel log)"
-        return cls(message, job_id=job_id, pid=pid, exitcode=exitcode)
+            if peak_memory:
+                message += f": it had {_megabytes(peak_memory)} resident at most"
+        return cls(
+            message, job_id=job_id, pid=pid, exitcode=exitcode, attempts=attempts, peak_memory=peak_memory
+        )
+
+
+class JobTimeoutError(JobError, TimeoutError):
+    """An attempt of the job took longer than `timeout`, and its child was killed.
+
+    Attributes:
+        pid: Of that child.
+        timeout: Seconds it had.
+        stacks: Where the child was, as `faulthandler` writes it: all threads, innermost call first; "" if it
+            could not tell (it was stopped).
+    """
+
+    def __init__(
+        self, message: str, *, job_id: str = "", pid: int = 0, timeout: float = 0.0, stacks: str = ""
+    ) -> None:
+        super().__init__(message, job_id=job_id)
+        self.pid = pid
+        self.timeout = timeout
+        self.stacks = stacks
+
+    @classmethod
+    def of_child(cls, job_id: str, pid: int, timeout: float, stacks: str) -> JobTimeoutError:
+        """The error for a job that a child was killed for."""
+        message = f"job {job_id}: not done after {timeout:g} s, so its child {pid} was killed"
+        return cls(message, job_id=job_id, pid=pid, timeout=timeout, stacks=stacks)
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}; it was here:\n{self.stacks}" if self.stacks else text
 
 
 class JobCanceledError(JobError):
-    """The job was ended by `worker.cancel()`, or `process()` raised this itself."""
+    """The job was ended by `worker.cancel()` or `process.cancel()`, or `process()` raised this itself."""
 
 
 class SerializationError(JobError):
@@ -152,7 +227,15 @@ def describe_exit(exitcode: int | None) -> str:
         return "ended with an unknown status"
     if exitcode >= 0:
         return f"exited with {exitcode}"
+    return f"was killed by {_signal_name(exitcode)}"
+
+
+def _signal_name(exitcode: int) -> str:
     try:
-        return f"was killed by {signal.Signals(-exitcode).name}"
+        return signal.Signals(-exitcode).name
     except ValueError:
-        return f"was killed by signal {-exitcode}"
+        return f"signal {-exitcode}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

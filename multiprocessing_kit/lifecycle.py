@@ -70,6 +70,12 @@ class Host(Protocol):
     def seal(self, response: Response) -> Response:
         """Make `response` fit to travel; gives a failed one in its place if it cannot."""
 
+    def attempting(self, number: int) -> None:
+        """An attempt, beyond the first, begins."""
+
+    def pausing(self) -> None:
+        """The job waits for its next attempt."""
+
     def check_process(self) -> None:
         """End this process if `process()` forked it and it came back from there."""
 
@@ -190,6 +196,8 @@ class JobRun:
                     return self._finish(outcome, response)
                 if requeue is not None:
                     return requeue
+                if self._host is not None:
+                    self._host.pausing()
                 time.sleep(verdict.delay)
         finally:
             changes.undo(worker)
@@ -206,6 +214,8 @@ class JobRun:
         worker.attempt = number
         worker.status = JobStatus.RUNNING
         host = self._host
+        if host is not None and number > 1:
+            host.attempting(number)
         if job_start.receivers or (host is not None and host.events):
             emit(worker, JobEvent.JOB_START)
             if worker._canceled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import operator
 import threading
 import weakref
@@ -22,6 +23,7 @@ from multiprocessing_kit.response import Response
 from multiprocessing_kit.responses import Responses
 from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
 from multiprocessing_kit.runner.feeding import Window
+from multiprocessing_kit.runner.limits import Limits
 from multiprocessing_kit.runner.run import Run
 from multiprocessing_kit.runner.stream import Stream
 from multiprocessing_kit.runner.telling import Audience
@@ -47,9 +49,16 @@ class Process(EventSource):
             (affinity and cgroup quota).
         queue: Where the responses of `map` go: None returns them; a `NullQueue` drops them; any other
             gets each with `put` in input order, and `map` returns its `get_all()`.
+        timeout: Seconds that an attempt of a job may take, from its start in the child. Then the child is
+            killed, whatever it is at, and the job fails with `JobTimeoutError`; its retry strategy applies.
+        crash_retries: How often a job is run again after a child died while it was at it; then it is answered
+            with `WorkerLostError`.
+        max_tasks_per_child: Jobs after which a child is replaced, some children up to a tenth earlier.
+        max_memory_per_child: Bytes of its own memory beyond which a child is replaced before its next job.
+            Beyond twice as much it is killed in the midst of one, which counts as a crash.
         batch_size: How many jobs a child is given at once. "auto" adapts it to what jobs take: from one to
             about 10 ms of work. A child that is killed may have run some of them whose answers had not been
-            sent yet, and these run again; 1 is for work that must not be repeated then.
+            sent yet, and these run again; 1, with `crash_retries=0`, is for work that must not be repeated.
         window: At most how many inputs `imap` takes from the iterable before their responses have
             been yielded, and how many go before a requeued job; by default 64 for each child, and for
             `imap` as many more as keep the children busy while jobs are tiny.
@@ -65,6 +74,10 @@ class Process(EventSource):
         processes: int | None = None,
         queue: Queue[Response] | None = None,
         *,
+        timeout: float | None = None,
+        crash_retries: int = 2,
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
         batch_size: int | Literal["auto"] = "auto",
         window: int | None = None,
         progress: bool = False,
@@ -74,6 +87,12 @@ class Process(EventSource):
         self._window = None if window is None else _positive(window, "window")
         self._queue_length = self._window or _WINDOW_PER_CHILD * self._size
         self._batch_size = None if batch_size == "auto" else _positive(batch_size, "batch_size")
+        self._limits = Limits(
+            _not_negative(crash_retries, "crash_retries"),
+            None if timeout is None else _seconds(timeout, "timeout"),
+            None if max_tasks_per_child is None else _positive(max_tasks_per_child, "max_tasks_per_child"),
+            None if max_memory_per_child is None else _positive(max_memory_per_child, "max_memory_per_child"),
+        )
         if queue is not None and not isinstance(queue, Queue):
             raise TypeError(f"queue must be a multiprocessing_kit Queue or None, not {queue!r:.100}")
         self._queue = queue
@@ -147,6 +166,21 @@ class Process(EventSource):
         """
         window = Window(self._queue_length, grows=self._window is None)
         return self._stream(worker, inputs, ordered=ordered, eager=True, window=window)
+
+    def cancel(self, job_id: str) -> bool:
+        """End a job of a `map` or `imap` that is under way; from a listener, or from another thread.
+
+        A job that waits never starts. One that runs is ended with its child, and another child takes its
+        place. It is answered with `JobCanceledError`, and JOB_CANCELED fires. The run does this when it
+        next looks, so a job may be answered before.
+
+        Args:
+            job_id: As events and responses tell it.
+
+        Returns:
+            False if it belongs to no run of this object that is still open.
+        """
+        return any(stream.cancel(job_id) for stream in list(self._streams))
 
     def shutdown(self, wait: bool = True, cancel_pending: bool = False) -> None:
         """Take no more maps, and end the children that were kept.
@@ -231,7 +265,7 @@ class Process(EventSource):
         with self._lock:
             crew, self._idle_crew = self._idle_crew, None
         if crew is None or not crew.is_ours:  # a copy of a parent's, in a process that was forked
-            crew = Crew(self._size, self._name, resident=self._resident)
+            crew = Crew(self._size, self._name, self._limits, resident=self._resident)
         interrupts = Interrupts(crew.bell.ring)
         run = Run(
             worker,
@@ -297,3 +331,15 @@ def _positive(value: object, what: str) -> int:
     if value < 1:
         raise ValueError(f"{what} must be at least 1, not {value}")
     return value
+
+
+def _not_negative(value: object, what: str) -> int:
+    return 0 if value == 0 and type(value) is int else _positive(value, what)
+
+
+def _seconds(value: object, what: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{what} must be a number of seconds, not {value!r:.100}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{what} must be more than 0 seconds, and finite, not {value}")
+    return float(value)

@@ -76,13 +76,13 @@ class RetryStrategy:
         """
         if self.wait is None and self.retry is None and self.stop is None:
             again = _failed(outcome)
-            return Verdict(again and history.attempt <= self.max_retries, exhausted=again)
+            return Verdict(again and history.counted <= self.max_retries, exhausted=again)
         state = _call_state(outcome, history, call)
         if not (self.retry(state) if self.retry is not None else _failed(outcome)):
             return Verdict(False)
         delay = float(self.wait(state)) if self.wait is not None else 0.0
         state.upcoming_sleep = delay
-        if history.attempt > self.max_retries or (self.stop is not None and self.stop(state)):
+        if history.counted > self.max_retries or (self.stop is not None and self.stop(state)):
             return Verdict(False, exhausted=True)
         history.idle_for += delay
         return Verdict(True, max(0.0, delay))
@@ -96,11 +96,18 @@ class History:
         attempt: The current attempt, from 1.
         started_at: When the first began (`time.monotonic()`, which all processes share).
         idle_for: Seconds waited between attempts so far.
+        crashes: How many of the attempts before it ended with their child.
     """
 
     attempt: int = 1
     started_at: float = field(default_factory=time.monotonic)
     idle_for: float = 0.0
+    crashes: int = 0
+
+    @property
+    def counted(self) -> int:
+        """The current attempt, from 1, as a strategy counts: those that crashed have a limit of their own."""
+        return self.attempt - self.crashes
 
 
 @dataclass(frozen=True)
@@ -126,10 +133,10 @@ def _call_state(
 
     function, argument = call
     state = tenacity.RetryCallState(tenacity.Retrying(), function, (argument,), {})
-    state.attempt_number = history.attempt
+    state.attempt_number = history.counted
     state.start_time = history.started_at
     state.idle_for = history.idle_for
-    future = tenacity.Future(history.attempt)
+    future = tenacity.Future(history.counted)
     error = outcome
     if is_response(outcome):
         error = typing.cast(Response, outcome).exception

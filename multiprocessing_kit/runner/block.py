@@ -144,13 +144,13 @@ def run_jobs(
         BaseException: Whatever `process` raises.
     """
     lane, outcomes = block.lane, block.outcomes
-    words, fence, is_taken = lane.words, lane.begin_fence, lane.is_taken
+    words, announced, is_taken = lane.words, lane.announced, lane.is_taken
     number = block.number + block.done
     for argument in arguments:
         number += 1
         words[BEGUN] = number
-        if fence is not None:
-            fence()
+        if announced is not None:
+            announced()
         if words[TAKEN_BACK] and is_taken(number):
             return TAKEN
         outcome = process(argument)

@@ -9,6 +9,8 @@ from multiprocessing_kit.ipc.fence import make_fence
 from multiprocessing_kit.ipc.place import Place
 from multiprocessing_kit.runner.lane import (
     AT_JOB,
+    ATTEMPT,
+    ATTEMPT_BITS,
     BEGUN,
     CALLER_WAITS,
     CHILD_WAITS,
@@ -23,8 +25,10 @@ from multiprocessing_kit.runner.lane import (
     GRANTED_SEGMENT,
     NEXT_SLEEP,
     PIECE,
+    SINCE,
     STOP,
     TAKEN_BACK,
+    TIMED,
     WAKE_AT,
     Lane,
     pieces_of,
@@ -70,6 +74,45 @@ class CallerEnd:
             self._seen, self._seen_at = begun, now
         return now - self._seen_at
 
+    def unmoved_for(self, now: float) -> float:
+        """Seconds since the child began its last job, as far as this was looked at, also if it is done."""
+        if self._words[BEGUN] != self._seen:
+            self._seen, self._seen_at = self._words[BEGUN], now
+        return now - self._seen_at
+
+    def since(self, now: float) -> float | None:
+        """When the child began its job, by `time.monotonic()`; None while it is between two, or two attempts.
+
+        Where the child has not told yet, since it was first seen.
+        """
+        words = self._words
+        stuck = self.stuck_for(now)
+        begun = self._seen
+        if not words[AT_JOB]:
+            return None
+        if words[TIMED] != begun:
+            return now - stuck
+        since = words[SINCE]
+        if not since:
+            return None
+        return since / 1e9 if words[BEGUN] == begun else now
+
+    @property
+    def idle_for_no_reason(self) -> bool:
+        """Whether the child is neither at a job nor waits for anything."""
+        return not self._words[AT_JOB] and not self._words[CHILD_WAITS]
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of its job is under way, as far as the child tells: 0 if it is the first."""
+        number, attempt = divmod(self._words[ATTEMPT], 1 << ATTEMPT_BITS)
+        return attempt if number == self._words[BEGUN] else 0
+
+    @property
+    def sent_jobs(self) -> int:
+        """How many jobs were sent so far."""
+        return self._sent_jobs
+
     @property
     def begun(self) -> int:
         """Number of the job that the child has begun last."""
@@ -85,6 +128,13 @@ class CallerEnd:
             self._taken_until = self._words[TAKEN_BACK] = 0
         # Not cleared before: it announces a job and then looks, so it may still have to look at the last.
         return max(0, (self._taken_from if self._taken_until else self._sent_jobs + 1) - 1 - begun)
+
+    def take_back_from(self, number: int) -> int | None:
+        """Have the child skip this job and all behind it, unless it was taken back; as `take_back`."""
+        could = self.could_take
+        last = (self._taken_from if self._taken_until else self._sent_jobs + 1) - 1
+        count = min(could, last + 1 - number)
+        return self.take_back(count) if count > 0 else None
 
     def take_back(self, count: int) -> int:
         """Have the child skip `count` jobs: the last of those that `could_take` counts.

@@ -36,6 +36,7 @@ from multiprocessing_kit.runner.block import ALL, TAKEN, Block, Pace, PickledBlo
 from multiprocessing_kit.runner.child_end import CallerGone, ChildEnd, DescriptorsLost, Stopped
 from multiprocessing_kit.runner.hold import Cargo, Hold, size_of
 from multiprocessing_kit.runner.lane import HURRY
+from multiprocessing_kit.runner.memory import own_memory
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
 from multiprocessing_kit.runner.outcomes import Outcomes
 from multiprocessing_kit.runner.surroundings import NoWayBack, Surroundings
@@ -50,6 +51,9 @@ LOST_DESCRIPTORS = 114
 
 _PUBLISH_SECONDS = 0.001
 """Answers are sent when they have waited for so long."""
+
+_WEIGH_SECONDS = 0.005
+"""Between two looks at the child's own memory, each of which takes some 50 µs."""
 
 _TINY = 2e-5
 """Seconds below which looking after the surroundings would be a good part of a job's time."""
@@ -70,9 +74,10 @@ class JobChild:
         lane: Its end of the lane.
         worker: Inherited by fork.
         run_id: Prefix of the job ids.
+        memory: Bytes of its own beyond which it ends between two jobs, for another to take its place.
     """
 
-    def __init__(self, lane: ChildEnd, worker: Worker, run_id: str) -> None:
+    def __init__(self, lane: ChildEnd, worker: Worker, run_id: str, *, memory: int | None = None) -> None:
         self._lane = lane
         self.pid = os.getpid()
         self._is_copy = False
@@ -86,6 +91,8 @@ class JobChild:
         signal.signal(HURRY, self._hurry)
         self._surroundings = Surroundings()
         self._restored = 0.0
+        self._memory = memory
+        self._weighed = 0.0
         self._outcomes = Outcomes()
         self._block: Block | None = None
         self._pace = Pace()
@@ -101,6 +108,8 @@ class JobChild:
                         break
                     del record
                     self._report_dead()
+                    if self._memory is not None and self._is_too_large(self._memory):
+                        break
             except NoWayBack:
                 self._send_outcomes()
             if self._set_up:
@@ -130,6 +139,13 @@ class JobChild:
         else:
             self._run_lease(index, record, apart=kind == messages.JOBS_APART)
         return True
+
+    def _is_too_large(self, memory: int) -> bool:
+        now = time.perf_counter()
+        if now - self._weighed < _WEIGH_SECONDS:
+            return False
+        self._weighed = now
+        return own_memory(self.pid) > memory
 
     def _report_dead(self) -> None:
         """Tell the caller which of its blocks are not looked at here any more."""
@@ -459,6 +475,14 @@ class JobChild:
         return header, encode((requeue.history, requeue.changes), "the history", self._worker.job_id)
 
     # ── lifecycle.Host ────────────────────────────────────────────────────────────────────────────
+
+    def attempting(self, number: int) -> None:
+        """Tell the caller, for when this child dies or takes too long."""
+        self._lane.attempting(number)
+
+    def pausing(self) -> None:
+        """Stop the clock."""
+        self._lane.pausing()
 
     @property
     def events(self) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 from collections.abc import Callable
 
 from multiprocessing_kit.ipc import membarrier
-from multiprocessing_kit.ipc.fence import make_fence
+from multiprocessing_kit.ipc.fence import KEEPS_STORES_IN_ORDER, make_fence
 from multiprocessing_kit.ipc.place import Place
 from multiprocessing_kit.runner.lane import (
     AT_JOB,
+    ATTEMPT,
+    ATTEMPT_BITS,
     BEGUN,
     CALLER_WAITS,
     CHILD_WAITS,
@@ -24,8 +27,10 @@ from multiprocessing_kit.runner.lane import (
     GRANTED_OFFSET,
     GRANTED_SEGMENT,
     PIECE,
+    SINCE,
     STOP,
     TAKEN_BACK,
+    TIMED,
     WAKE_AT,
     Lane,
     pieces_of,
@@ -53,19 +58,25 @@ class ChildEnd:
         lane: Inherited by fork.
         liveness: Readable once the caller is dead.
         before_wait: Called before the child sleeps.
+        timed: Whether the caller wants to know when each job began.
 
     Attributes:
         words: The lane's header, for `block`.
-        begin_fence: To be passed between announcing a job and looking whether it was taken back; None where
-            the caller does that for both.
+        announced: To be called between announcing a job and looking whether it was taken back, for the time
+            and for the fence; None where no time is told and the caller passes the fence for both.
     """
 
-    def __init__(self, lane: Lane, liveness: int, before_wait: Callable[[], None]) -> None:
+    def __init__(
+        self, lane: Lane, liveness: int, before_wait: Callable[[], None], *, timed: bool = False
+    ) -> None:
         self.words = self._words = lane.words
         self._down, self._up = lane.down, lane.up
         self._bell, self._caller_bell = lane.child_bell, lane.caller_bell
         self._fence = make_fence()  # for whoever holds `_sending`
-        self.begin_fence = None if membarrier.register() else make_fence()
+        self._stamp_fence = make_fence()
+        self._timed = timed
+        self._begin_fence = None if membarrier.register() else make_fence()
+        self.announced = self._stamp if timed else self._begin_fence
         self._before_wait = before_wait
         self._sending = threading.Lock()  # worker.running() may be called from any thread
         self._poll = select.poll()
@@ -99,8 +110,8 @@ class ChildEnd:
         """
         words = self._words
         number = words[BEGUN] = words[BEGUN] + 1
-        if self.begin_fence is not None:
-            self.begin_fence()
+        if self.announced is not None:
+            self.announced()
         if words[TAKEN_BACK] and self.is_taken(number):
             return False
         words[AT_JOB] = 1
@@ -121,9 +132,29 @@ class ChildEnd:
 
     def is_begun_taken(self) -> bool:
         """Whether the job that was announced last was taken back."""
-        if self.begin_fence is not None:
-            self.begin_fence()
+        if self._begin_fence is not None:
+            self._begin_fence()
         return self.is_taken(self._words[BEGUN])
+
+    def attempting(self, number: int) -> None:
+        """This attempt of the current job, beyond the first, begins."""
+        self._words[ATTEMPT] = self._words[BEGUN] << ATTEMPT_BITS | number
+        if self._timed:
+            self._stamp()
+
+    def pausing(self) -> None:
+        """The current job waits for its next attempt, which is not held against it."""
+        if self._timed:
+            self._words[SINCE] = 0
+
+    def _stamp(self) -> None:
+        words = self._words
+        words[SINCE] = time.monotonic_ns()
+        if not KEEPS_STORES_IN_ORDER:
+            self._stamp_fence()
+        words[TIMED] = words[BEGUN]
+        if self._begin_fence is not None:
+            self._begin_fence()
 
     def skip(self, most: int) -> tuple[int, int]:
         """Pass the job that was just begun and those behind it, at most `most`, that were taken back.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -23,10 +24,13 @@ from multiprocessing_kit.runner.child_end import ChildEnd
 from multiprocessing_kit.runner.freight import Freight, Shipper
 from multiprocessing_kit.runner.lane import Lane
 from multiprocessing_kit.runner.ledger import Lease
+from multiprocessing_kit.runner.limits import Limits
 from multiprocessing_kit.runner.messages import HEADER
+from multiprocessing_kit.runner.watch import Doom
 from multiprocessing_kit.supervise.child import ForkedChild
 from multiprocessing_kit.supervise.fork import flush_stdio, fork_child
 from multiprocessing_kit.supervise.interrupts import Interrupts
+from multiprocessing_kit.supervise.stacks import Stacks
 from multiprocessing_kit.supervise.stop import StopSteps, stop_children
 from multiprocessing_kit.worker import Worker
 
@@ -51,6 +55,10 @@ class Member:
         held: How many these are.
         freight: Its part in the large payloads.
         hurried_at: When it was last sent HURRY, by `time.monotonic()`.
+        quota: Jobs in its life.
+        begun_before: How many of them were begun before this run.
+        stacks: Where it writes what it was at, if it may be killed for taking too long.
+        doom: Why it is being killed, if it is.
     """
 
     pin: int
@@ -60,6 +68,15 @@ class Member:
     held: int = 0
     freight: Freight = field(default_factory=Freight)
     hurried_at: float = 0.0
+    quota: int = sys.maxsize
+    begun_before: int = 0
+    stacks: Stacks | None = None
+    doom: Doom | None = None
+
+    @property
+    def quota_left(self) -> int:
+        """How many more jobs it may be sent."""
+        return self.quota - self.lane.sent_jobs
 
 
 class Crew:
@@ -68,10 +85,11 @@ class Crew:
     Args:
         size: At most how many.
         name: For their titles; "" takes the worker's name.
+        limits: What they may.
         resident: Whether they will serve more than one run.
     """
 
-    def __init__(self, size: int, name: str, *, resident: bool) -> None:
+    def __init__(self, size: int, name: str, limits: Limits, *, resident: bool) -> None:
         self.size = size
         self.members: list[Member] = []
         try:
@@ -79,6 +97,7 @@ class Crew:
         except OSError as error:
             raise PoolError(f"no descriptor to wait with: {error}; raise the limit (ulimit -n)") from error
         self._name = name
+        self.limits = limits
         self._resident = resident
         self._owner = os.getpid()
         self._poll = select.poll()
@@ -102,6 +121,7 @@ class Crew:
             news = None if pickled == self._pickled else pickled
             record = HEADER.pack(messages.RUN, 0, 0, 0.0) + encode((run_id, news), "the worker")
             for member in self.members:
+                member.begun_before = member.lane.sent_jobs
                 member.lane.send(record)
                 member.lane.wake()
         self._worker, self._pickled, self._run_id = worker, pickled, run_id
@@ -128,20 +148,29 @@ class Crew:
             IpcError: There is no shared memory for its lane.
         """
         assert self._worker is not None
-        worker, run_id = self._worker, self._run_id
+        worker, run_id, limits = self._worker, self._run_id, self.limits
         pin = min(set(range(self.size)) - {member.pin for member in self.members})
         siblings = list(self.members)
+        stacks = None
         try:
+            stacks = None if limits.timeout is None else Stacks()
             lane = Lane(self.bell)
-        except IpcError:
-            raise
         except OSError as error:
+            if stacks is not None:
+                stacks.close()
+            if isinstance(error, IpcError):
+                raise
             raise self._no_fork(pin, error) from error
 
         def run(liveness: int) -> int:
             for sibling in siblings:
                 sibling.lane.close()
-            return JobChild(ChildEnd(lane, liveness, flush_stdio), worker, run_id).main()
+                if sibling.stacks is not None:
+                    sibling.stacks.close()
+            if stacks is not None:
+                stacks.arm()
+            end = ChildEnd(lane, liveness, flush_stdio, timed=limits.timeout is not None)
+            return JobChild(end, worker, run_id, memory=limits.memory).main()
 
         label = self._name or worker.name or type(worker).__name__
         caller_end = CallerEnd(lane)
@@ -150,8 +179,10 @@ class Crew:
             child = fork_child(run, title=f"mpkit: worker {label} #{pin}")
         except OSError as error:
             caller_end.close()
+            if stacks is not None:
+                stacks.close()
             raise self._no_fork(pin, error) from error
-        member = Member(pin, child, caller_end)
+        member = Member(pin, child, caller_end, quota=limits.quota(), stacks=stacks)
         self.members.append(member)
         self._by_fd[child.fileno()] = member
         self._poll.register(child, select.POLLIN)
@@ -232,6 +263,8 @@ class Crew:
         del self._by_fd[member.child.fileno()]
         member.lane.close()
         member.child.close()
+        if member.stacks is not None:
+            member.stacks.close()
         self.shipper.lost(member)
 
 

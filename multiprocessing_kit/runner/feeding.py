@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
-from multiprocessing_kit.errors import IpcError, PoolError, SerializationError
+from multiprocessing_kit.errors import IpcError, JobCanceledError, JobError, PoolError, SerializationError
 from multiprocessing_kit.runner.crew import Crew, Member
 from multiprocessing_kit.runner.leases import LEASE_SECONDS, Leases
 from multiprocessing_kit.runner.ledger import Lease, Ledger
@@ -61,6 +61,9 @@ class Feeder:
         batch_size: Jobs in each lease; None to adapt.
         interrupts: Pickling and the inputs are user code.
         refuse: Called with the index of a job whose argument cannot travel, and the reason.
+
+    Attributes:
+        canceled: Indices of jobs that are not to run although their inputs were not taken yet, with why.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Feeder:
         window: Window,
         batch_size: int | None,
         interrupts: Interrupts,
-        refuse: Callable[[Lease, SerializationError], None],
+        refuse: Callable[[Lease, JobError], None],
     ) -> None:
         self.source = Source(inputs, interrupts)
         self.leases = Leases(crew.size, batch_size)
@@ -85,6 +88,7 @@ class Feeder:
         self._window = window
         self._interrupts = interrupts
         self._refuse = refuse
+        self.canceled: dict[int, JobCanceledError] = {}
         self._looked = 0.0
 
     def feed(self) -> bool:
@@ -105,11 +109,13 @@ class Feeder:
             if (idle or is_due) and self._take_back(LEASE_SECONDS, but_from=place):
                 continue
             is_due = False
-            lease = self._next_lease(0 if place is None else place.held)
+            lease = self._next_lease(place)
             if lease is None:
                 if idle and self._take_back(LOOK_AGAIN, steal=True):
                     continue
                 break
+            if self.canceled and self._drop_canceled(lease):
+                continue
             holder = place or self._hire()
             if holder is None:
                 self._ledger.put_back(lease)
@@ -120,6 +126,8 @@ class Feeder:
                 break
         for member in crew.members:
             member.lane.wake()
+            if not member.quota_left and not member.held:
+                member.lane.ask_to_stop()
         return not broken_off
 
     def could_take_back(self) -> bool:
@@ -175,16 +183,17 @@ class Feeder:
         """
         least, best = 1 if self.source.gives_large else self.leases.hold, None
         for member in self._crew.members:
-            if member.held < least and not member.lane.clogged:
+            if member.held < least and not member.lane.clogged and member.quota_left and not member.doom:
                 least, best = member.held, member
         if (best is None or least) and len(self._crew.members) < self._crew.size:
             return None
         return best or _NO_PLACE
 
-    def _next_lease(self, held: int) -> Lease | None:
-        """Jobs for a child that holds so many."""
+    def _next_lease(self, place: Member | None) -> Lease | None:
+        """Jobs for this child, or for a new one."""
         source, ledger = self.source, self._ledger
-        size = self.leases.size(source.left, self.leases.hold - held)
+        held, quota = (0, self._crew.limits.least_quota) if place is None else (place.held, place.quota_left)
+        size = min(self.leases.size(source.left, self.leases.hold - held), quota)
         room = self._window.room(ledger.taken - self._ready.given, size, self._crew.size)
         may_take = not source.exhausted and room > 0
         lease = ledger.next_known(size, inputs_left=may_take)
@@ -194,6 +203,19 @@ class Feeder:
                 return ledger.add(arguments, pickles)
             return ledger.next_known(size, inputs_left=False)
         return lease
+
+    def _drop_canceled(self, lease: Lease) -> bool:
+        """Answer the first job of `lease` that is canceled, put back the others; whether there was one."""
+        index = min((i for i in self.canceled if 0 <= i - lease.index < len(lease)), default=None)
+        if index is None:
+            return False
+        job = lease.cut(index - lease.index)
+        rest = job.cut(1)
+        for part in (rest, lease):
+            if len(part):
+                self._ledger.put_back(part)
+        self._refuse(job, self.canceled.pop(index))
+        return True
 
     def _send(self, lease: Lease, holder: Member) -> None:
         """Send a lease, in as many records as it takes."""
@@ -208,7 +230,6 @@ class Feeder:
                 rest = refused.cut(1)
                 if at:
                     ledger.lease(lease, holder)
-                ledger.drop(1)
                 self._refuse(refused, error)
                 lease, at = rest, 0
                 continue

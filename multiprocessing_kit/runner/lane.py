@@ -3,7 +3,8 @@
     caller ──▶ down ring: jobs ──────▶ child          each word of the header has one writer:
     caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask,
                                                                 taken back, wake at, granted
-                                                        child:  child waits, begun, at job
+                                                        child:  child waits, begun, at job,
+                                                                attempt, timed, since
 
 No lock is shared: a child killed anywhere blocks nobody, and what it published can still be read.
 
@@ -21,6 +22,9 @@ whose number was not announced yet will be skipped. If the child was quicker, on
 skipped; so it always tells, with SKIPPED. The child does this for each job and the caller seldom, so
 the fences of both are in the caller's hands (`membarrier`), where the system can do that.
 
+Timing. Where jobs have a time limit, the child writes when each began, and then (TIMED) of which job that
+tells: the caller takes a time only for the job that is announced, and until then goes by when it saw it.
+
 A record larger than half a ring is cut into pieces, so that it has no size limit and the two sides
 work on it at the same time.
 """
@@ -34,6 +38,8 @@ from multiprocessing_kit.ipc.ring import Ring
 from multiprocessing_kit.ipc.segment import Segment
 
 __all__ = [
+    "ATTEMPT",
+    "ATTEMPT_BITS",
     "AT_JOB",
     "BEGUN",
     "CALLER_WAITS",
@@ -51,8 +57,10 @@ __all__ = [
     "NEXT_SLEEP",
     "PIECE",
     "RING_BYTES",
+    "SINCE",
     "STOP",
     "TAKEN_BACK",
+    "TIMED",
     "WAKE_AT",
     "Lane",
     "pieces_of",
@@ -67,12 +75,16 @@ PIECE = RING_BYTES // 2
 CALLER_WAITS, STOP, EVENTS = 0, 1, 2
 TAKEN_BACK, WAKE_AT = 3, 4
 CHILD_WAITS, BEGUN, AT_JOB = 8, 9, 10
+ATTEMPT, TIMED, SINCE = 11, 12, 13
 GRANTED, GRANTED_SEGMENT, GRANTED_OFFSET, GRANTED_LENGTH = 16, 17, 18, 19
 _HEADER_BYTES = 192  # a cache line of the caller's words, one of the child's, one of the caller's
 
 HURRY = signal.SIGURG
 """The caller sends it to a child that is at a long job with answers unsent. Nothing happens where it has no
 handler, as in what a job executes."""
+
+ATTEMPT_BITS = 16
+"""Of the word ATTEMPT: which one is under way; the rest is the job's number. Not written for the first."""
 
 COUNT_BITS = 24
 """Of the word TAKEN_BACK: how many; the rest is the first one's number."""

@@ -16,9 +16,9 @@ import itertools
 import time
 import typing
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 if typing.TYPE_CHECKING:
     from multiprocessing_kit.runner.packing import Pickled
@@ -79,6 +79,9 @@ class Holder(Protocol):
 
     leases: deque[Lease]
     held: int
+
+
+H = TypeVar("H", bound=Holder)
 
 
 class Ledger:
@@ -163,6 +166,10 @@ class Ledger:
         """`holder` wants the job it holds longest to be run again after `delay` seconds."""
         lease = self._single(self._off(holder, 1))
         lease.attempt, lease.history = attempt, history
+        self.again(lease, delay)
+
+    def again(self, lease: Lease, delay: float) -> None:
+        """The one job of `lease`, which nobody holds, is to be run again after `delay` seconds."""
         if delay > 0:
             heapq.heappush(self._waiting, (time.monotonic() + delay, next(self._order), lease))
         else:
@@ -191,8 +198,11 @@ class Ledger:
         holder.leases.clear()
         holder.held = 0
 
-    def blamed(self, holder: Holder, number: int) -> Lease | None:
-        """Take the job of this number out of what a dead `holder` has; None if it is not there."""
+    def lost(self, holder: Holder, number: int) -> Lease | None:
+        """Take the job of this number out of what a dead `holder` has; None if it is not there.
+
+        It still is unanswered: it must be answered (`drop`), or run `again`, or `put_back`.
+        """
         for place, lease in enumerate(holder.leases):
             before = number - lease.number - lease.done
             if before >= len(lease) or before < 0:
@@ -203,9 +213,38 @@ class Ledger:
             for part in (rest, lease):
                 if len(part):
                     holder.leases.insert(place, part)
-            self.unanswered -= 1
             holder.held -= 1
             return job
+        return None
+
+    def holder_of(self, index: int, holders: Iterable[H]) -> tuple[H, int] | None:
+        """Who has the job of this index, and its number in that one's lane."""
+        for holder in holders:
+            for lease in holder.leases:
+                if lease.index <= index < lease.index + len(lease):
+                    return holder, lease.number + index - lease.first
+        return None
+
+    def withdraw(self, index: int) -> Lease | None:
+        """Take the job of this index out of what nobody holds; None if it is not there. As for `lost`."""
+        for place, lease in enumerate(self._returned):
+            if lease.index <= index < lease.index + len(lease):
+                job = lease.cut(index - lease.index)
+                rest = job.cut(1)
+                del self._returned[place]
+                for part in (rest, lease):
+                    if len(part):
+                        self._returned.insert(place, part)
+                return job
+        for position, (_, lease) in enumerate(self._again):
+            if lease.index == index:
+                del self._again[position]
+                return lease
+        for position, (_, _, lease) in enumerate(self._waiting):
+            if lease.index == index:
+                del self._waiting[position]
+                heapq.heapify(self._waiting)
+                return lease
         return None
 
     def next_due(self) -> float | None:

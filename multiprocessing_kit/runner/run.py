@@ -11,7 +11,7 @@ when there is nothing to do: on the doorbell (an answer, room, a signal), on the
 ended) and until the next delayed retry is due.
 
 When a child ends, the answers that it published are kept; the job that its lane names as under way is
-answered with `WorkerLostError`; its other jobs go back to the front of the queue.
+charged with it (see `losses`); its other jobs go back to the front of the queue.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import os
 import pickle
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from multiprocessing_kit.errors import PoolError, SerializationError, WorkerLostError
+from multiprocessing_kit.errors import JobCanceledError, JobError, PoolError, SerializationError
 from multiprocessing_kit.ipc.codec import decode, unpack_exception
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner import messages
@@ -33,9 +34,11 @@ from multiprocessing_kit.runner.feeding import LOOK_AGAIN, Feeder, Window
 from multiprocessing_kit.runner.lane import HURRY
 from multiprocessing_kit.runner.leases import LEASE_SECONDS
 from multiprocessing_kit.runner.ledger import Lease, Ledger
+from multiprocessing_kit.runner.losses import Losses
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.runner.ready import Ready
 from multiprocessing_kit.runner.telling import Audience, Teller
+from multiprocessing_kit.runner.watch import Doom, Watch
 from multiprocessing_kit.supervise.interrupts import Interrupts
 from multiprocessing_kit.worker import Worker
 
@@ -104,6 +107,17 @@ class Run:
             interrupts=interrupts,
             refuse=self._refuse,
         )
+        self._losses = Losses(
+            worker,
+            self.id,
+            self._ledger,
+            self._teller,
+            limits=crew.limits,
+            interrupts=interrupts,
+            fail=self._fail,
+        )
+        self._watch = Watch(crew.limits)
+        self._cancels: deque[int] = deque()
         self._looked = time.monotonic()
         self.begun = False
 
@@ -140,6 +154,10 @@ class Run:
         for member in crew.members:
             self._collect(member)
         now = time.monotonic()
+        while self._cancels:
+            self._cancel(self._cancels.popleft())
+        if self._watch.needed:
+            self._watch.look(crew.members)
         if self._is_awaited:
             self._hurry(now)
         if now - self._looked > _LOOK_AT_CHILDREN:
@@ -165,6 +183,8 @@ class Run:
                 timeouts.append(LOOK_AGAIN)
             elif self._is_awaited and any(member.held > 1 for member in crew.members):
                 timeouts.append(LEASE_SECONDS)
+            if self._watch.needed and (watch_due := self._watch.due(crew.members)) is not None:
+                timeouts.append(watch_due)
             ended = crew.wait(min(timeouts, default=None))
         finally:
             for member in asleep:
@@ -189,15 +209,37 @@ class Run:
     def _bury(self, ended: list[Member]) -> None:
         for member in ended:
             self._collect(member)
-            child = member.child
-            running = member.lane.current
-            lost = None if running is None else self._ledger.blamed(member, running)
-            if lost is not None:
+            if self._losses.of(member) or member.doom is not None:
                 self._crew.fruitful()
-                error = WorkerLostError.of_child(self._job_id(lost.index), child.pid, child.exitcode)
-                self._fail(lost, error, child.pid)
             self._ledger.give_back(member)
             self._crew.remove(member)
+
+    # ── cancel ────────────────────────────────────────────────────────────────────────────────────
+
+    def cancel(self, index: int) -> None:
+        """Have the job of this index end, wherever it is, unless it was answered. Any thread."""
+        self._cancels.append(index)
+        self._crew.bell.ring()
+
+    def _cancel(self, index: int) -> None:
+        job_id = self._job_id(index)
+        error = JobCanceledError(f"job {job_id} was canceled by process.cancel()", job_id=job_id)
+        if index >= self._ledger.taken:
+            self._feeder.canceled[index] = error
+            return
+        holder = self._ledger.holder_of(index, self._crew.members)
+        if holder is not None:
+            member, number = holder
+            kept_from = member.lane.take_back_from(number)
+            if kept_from is not None:
+                self._ledger.reclaim(member, kept_from)
+        job = self._ledger.withdraw(index)
+        if job is not None:
+            self._fail(job, error, job.attempt - 1, 0)
+        elif holder is not None and member.doom is None and member.lane.current == number:
+            member.doom = Doom(number, 0.0, canceled=error)
+            member.child.kill()
+        # else it is answered, or its answer is on the way
 
     # ── answers in ────────────────────────────────────────────────────────────────────────────────
 
@@ -300,17 +342,19 @@ class Run:
             self._teller.answered(part, arguments, pid)
         self.ready.add(part)
 
-    def _fail(self, job: Lease, error: BaseException, pid: int) -> None:
-        """Answer a job that no child answers."""
-        attempts = job.attempt if pid else 0
+    def _fail(self, job: Lease, error: BaseException, attempts: int, pid: int) -> None:
+        """Answer a job that nobody holds."""
+        self._ledger.drop(1)
         response = JobResponse(None, 0, error, self._job_id(job.index), attempts, 0.0, pid, job.index)
         self._answer(job, Opened(job.index, [response], job.attempt), pid)
 
-    def _refuse(self, job: Lease, error: SerializationError) -> None:
-        job_id = self._job_id(job.index)
-        named = SerializationError(f"job {job_id}: {error}", job_id=job_id)
-        named.__cause__ = error.__cause__
-        self._fail(job, named, 0)
+    def _refuse(self, job: Lease, error: JobError) -> None:
+        if isinstance(error, SerializationError):
+            job_id = self._job_id(job.index)
+            named = SerializationError(f"job {job_id}: {error}", job_id=job_id)
+            named.__cause__ = error.__cause__
+            error = named
+        self._fail(job, error, 0, 0)
 
     def _job_id(self, index: int) -> str:
         return f"{self.id}-{index}"

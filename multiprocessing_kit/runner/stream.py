@@ -72,6 +72,14 @@ class Stream(Iterator[Response]):
                 self._end(finished=True)
                 raise StopIteration
 
+    def cancel(self, job_id: str) -> bool:
+        """Have this job end; False if it is none of this run, or the run is over."""
+        run_id, _, index = job_id.rpartition("-")
+        if run_id != self._run.id or self._crew is None or not index.isdecimal():
+            return False
+        self._run.cancel(int(index))
+        return True
+
     def close(self) -> None:
         """Stop here: jobs not answered yet are dropped, the children are stopped within 2 seconds."""
         with self._interrupts:

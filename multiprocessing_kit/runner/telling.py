@@ -9,7 +9,7 @@ from typing import Any
 from multiprocessing_kit.errors import JobCanceledError, SerializationError
 from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.ipc.codec import decode
-from multiprocessing_kit.response import Response
+from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.runner.answers import Opened
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.supervise.interrupts import Interrupts
@@ -78,6 +78,20 @@ class Teller:
         finally:
             interrupts.in_user_code = False
         interrupts.check_user_code(interrupts_before)
+
+    def retried(self, response: JobResponse, argument: object, delay: float) -> None:
+        """Tell of an attempt that failed with its child, so that no child tells of it."""
+        event = JobEvent.JOB_RETRY
+        if self._mask & event.bit:
+            payload = self._payload(event, response.argument_index, argument, response)
+            payload["attempt"], payload["pid"], payload["delay"] = response.attempts, response.pid, delay
+            interrupts_before = self._interrupts.count
+            self._interrupts.in_user_code = True
+            try:
+                self._audience.fire(event, payload)
+            finally:
+                self._interrupts.in_user_code = False
+            self._interrupts.check_user_code(interrupts_before)
 
     def relayed(self, record: bytes, argument: object, pid: int) -> None:
         """Tell of an event that a child sent."""

@@ -11,11 +11,14 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import time
 
 from multiprocessing_kit.supervise.descriptors import close_private, make_private
 
 __all__ = ["ForkedChild", "have_pidfd"]
+
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 _RECHECK = 1.0
 """Seconds between looks at a child without pidfd: a grandchild may hold its exit pipe open."""
@@ -30,6 +33,7 @@ class ForkedChild:
             ended it. None also when `ended` but somebody else took the status (SIGCHLD ignored, or
             a `waitpid(-1)` elsewhere in the program).
         ended: Whether it is known to have ended.
+        peak_memory: Bytes that it had resident at most; 0 while it runs, or if unknown.
         recheck: Seconds after which to call `poll` though its descriptor stayed silent; None for never.
     """
 
@@ -37,6 +41,7 @@ class ForkedChild:
         self.pid = pid
         self.exitcode: int | None = None
         self.ended = False
+        self.peak_memory = 0
         self._liveness = liveness
         self._sentinel = make_private(os.pidfd_open(pid)) if exit_pipe is None else exit_pipe
         self._pidfd = exit_pipe is None
@@ -47,19 +52,25 @@ class ForkedChild:
         return self._sentinel
 
     def poll(self) -> bool:
-        """Whether it has ended, without waiting; takes its exit status."""
+        """Whether it has ended, without waiting; takes its exit status, and ends what it has started."""
         if not self.ended:
             try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:
-                self.ended = True
-            else:
-                if pid:
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    self._end_group()
+                    _, status, usage = os.wait4(self.pid, 0)
                     self.ended = True
                     self.exitcode = os.waitstatus_to_exitcode(status)
+                    self.peak_memory = usage.ru_maxrss * _MAXRSS_UNIT
+            except ChildProcessError:
+                self.ended = True
             if self.ended:
                 close_private(self._liveness)
         return self.ended
+
+    def _end_group(self) -> None:
+        """Kill the rest of its process group. Before its status is taken: after that the number is free."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it died before it had one; macOS
+            os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, `timeout` seconds at most; returns whether it has."""

@@ -6,8 +6,9 @@ child has asked for it is missed, so the child looks at its parent afterwards.
 
 A liveness pipe works for any thread and any system: the parent alone holds its write end, so the read
 end tells of its death. Linux can be asked to send a signal of choice when a descriptor becomes
-readable (`F_SETSIG`), SIGKILL too, which reaches a busy child. Elsewhere a child sees the end of
-the pipe when it next waits for a job.
+readable (`F_SETSIG`): SIGKILL too, which reaches a busy child, and to a whole process group. So each child
+has one, for itself and for what its jobs start, and none of it is left behind. Elsewhere a child sees the end
+of the pipe when it next waits for a job.
 """
 
 from __future__ import annotations
@@ -44,17 +45,18 @@ def forked_by_main_thread() -> bool:
 
 
 def die_with_parent(parent: int, liveness: int, by_main_thread: bool) -> None:
-    """Tie this new child to its parent; ends it at once if that is dead already.
+    """Tie this new child, and a process group of its own, to its parent; ends it at once if that is dead.
 
     Args:
         parent: Process id of the parent.
         liveness: Read end of the liveness pipe.
         by_main_thread: What `forked_by_main_thread` said before the fork.
     """
+    os.setpgid(0, 0)
     if _libc is not None and by_main_thread:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(liveness, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(liveness, fcntl.F_SETOWN, -os.getpid())
         fcntl.fcntl(liveness, fcntl.F_SETSIG, signal.SIGKILL)
         flags = fcntl.fcntl(liveness, fcntl.F_GETFL)
         fcntl.fcntl(liveness, fcntl.F_SETFL, flags | os.O_ASYNC)

@@ -62,7 +62,7 @@ def test_a_map_in_mmap(
     monkeypatch.setattr(sysv, "sysv_ipc", None)
     monkeypatch.setattr(segment_module, "_fallback_logged", False)
     beats = []
-    process = Process(2, batch_size=1).on("job_running", lambda process: beats.append(1))
+    process = Process(2, batch_size=1, crash_retries=0).on("job_running", lambda process: beats.append(1))
     worker = Uneven(retry=RetryStrategy(1, RetryType.REQUEUE))
     with caplog.at_level(logging.WARNING):
         if resident:

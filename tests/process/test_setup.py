@@ -153,7 +153,7 @@ def test_setup_that_fails_in_later_children(tmp_path: Path) -> None:
             return argument if argument != 3 else os._exit(1)
 
     with pytest.raises(PoolError, match="only once") as caught:
-        Process(1, batch_size=1).map(Ends(tmp_path / "notes", do, at="setup "), range(10))
+        Process(1, batch_size=1, crash_retries=0).map(Ends(tmp_path / "notes", do, at="setup "), range(10))
     responses = caught.value.responses  # type: ignore[attr-defined]
     assert [response.ok for response in responses] == [True, True, True, False]
 

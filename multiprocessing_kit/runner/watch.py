@@ -1,0 +1,105 @@
+"""Children that take too long, or too much memory: found, asked where they are, and killed.
+
+    since (in the lane) + timeout passes ──▶ DUMP: the child writes its stacks ──▶ 50 ms later SIGKILL
+    memory beyond twice the limit ─────────────────────────────────────────────▶ SIGKILL
+
+The kernel does the rest: a child in C code cannot refuse, nor one that is stopped. What the job that it was
+killed for is answered with is `losses`' business, once the child has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from multiprocessing_kit.errors import JobCanceledError
+from multiprocessing_kit.runner.limits import Limits
+from multiprocessing_kit.runner.memory import own_memory
+
+if TYPE_CHECKING:
+    from multiprocessing_kit.runner.crew import Member
+
+__all__ = ["Doom", "Watch"]
+
+_DUMP_SECONDS = 0.05
+"""For the child to write its stacks; a stopped one cannot."""
+
+_LOOK_AT_MEMORY = 0.1
+
+
+@dataclass
+class Doom:
+    """Why a child is killed.
+
+    Attributes:
+        number: Of the job that it is killed for, in its lane; None if it was between two.
+        kill_at: When, by `time.monotonic()`.
+        memory: Bytes that it had, if that is why.
+        canceled: What to answer its job with, if that is why. If nothing is, it took too long.
+    """
+
+    number: int | None
+    kill_at: float
+    memory: int | None = None
+    canceled: JobCanceledError | None = None
+
+
+class Watch:
+    """Watches the children of one run.
+
+    Args:
+        limits: What they may.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._timeout = limits.timeout
+        self._memory = limits.memory_killed
+        self._next_look = 0.0
+        self.needed = self._timeout is not None or self._memory is not None
+
+    def look(self, members: Iterable[Member]) -> None:
+        """Kill who is due."""
+        now = time.monotonic()
+        look_at_memory = self._memory is not None and now >= self._next_look
+        if look_at_memory:
+            self._next_look = now + _LOOK_AT_MEMORY
+        for member in members:
+            if member.doom is not None:
+                if now >= member.doom.kill_at:
+                    member.child.kill()
+                continue
+            if self._timeout is not None and now >= self._deadline(member, self._timeout, now):
+                number = member.lane.current
+                member.doom = Doom(number, now + _DUMP_SECONDS)
+                if member.stacks is not None:
+                    member.stacks.ask(member.child)
+            elif look_at_memory and self._memory is not None and member.held:
+                memory = own_memory(member.child.pid)
+                if memory > self._memory:
+                    member.doom = Doom(member.lane.current, now, memory=memory)
+                    member.child.kill()
+
+    def due(self, members: Iterable[Member]) -> float | None:
+        """In how many seconds to look again; None if nothing can become due."""
+        now = time.monotonic()
+        times = [self._next_look] if self._memory is not None else []
+        for member in members:
+            if member.doom is not None:
+                times.append(member.doom.kill_at)
+            elif self._timeout is not None and member.held:
+                # The job that comes next has at least this long; then the sleep is over, and another begins.
+                times.append(min(self._deadline(member, self._timeout, now), now + self._timeout))
+        return max(0.0, min(times) - now) if times else None
+
+    @staticmethod
+    def _deadline(member: Member, timeout: float, now: float) -> float:
+        """When `member` takes too long."""
+        lane = member.lane
+        since = lane.since(now)
+        if since is None:
+            # A child that was stopped between two jobs. Before its first one it may have much to set up.
+            stalled = member.held and lane.idle_for_no_reason and lane.begun > member.begun_before
+            since = now - lane.unmoved_for(now) if stalled else now
+        return since + timeout
