@@ -10,6 +10,7 @@
 
 from multiprocessing_kit import events
 from multiprocessing_kit.errors import (
+    CheckpointError,
     IpcError,
     JobCanceledError,
     JobError,
@@ -36,6 +37,7 @@ from multiprocessing_kit.retry import RetryStrategy, RetryType
 from multiprocessing_kit.worker import Worker
 
 __all__ = [
+    "CheckpointError",
     "IpcError",
     "JobCanceledError",
     "JobError",

@@ -13,6 +13,7 @@
     │   ├── QueueFullError          (also `queue.Full`)
     │   └── QueueClosedError        it was closed or destroyed
     ├── PoolError                   the children as a whole cannot go on
+    ├── CheckpointError             a file of kept answers cannot be used, or not for this map
     └── IpcError                    the system refused shared memory or semaphores
 
 Each says what happened, to which job, queue or file, and what to do. What the message tells is
@@ -25,6 +26,7 @@ import queue
 import signal
 
 __all__ = [
+    "CheckpointError",
     "IpcError",
     "JobCanceledError",
     "JobError",
@@ -206,6 +208,20 @@ class QueueClosedError(QueueError):
 
 class PoolError(KitError):
     """The children as a whole cannot go on (`setup()` fails, they die before their first job)."""
+
+
+class CheckpointError(KitError):
+    """A checkpoint cannot be read or written, is in use, or belongs to another worker or other inputs.
+
+    Attributes:
+        path: The file.
+        position: Of the input that differs; None if it is not about one.
+    """
+
+    def __init__(self, message: str, *, path: str = "", position: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.position = position
 
 
 class IpcError(KitError, OSError):

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import math
 import operator
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,8 @@ from multiprocessing_kit.worker import Worker, as_worker
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from multiprocessing_kit.checkpoint.resume import Resumed
 
 __all__ = ["Process"]
 
@@ -63,6 +66,8 @@ class Process(EventSource):
             been yielded, and how many go before a requeued job; by default 64 for each child, and for
             `imap` as many more as keep the children busy while jobs are tiny.
         progress: Show a progress bar on stderr, with counts of retries and failures.
+        checkpoint: A file that keeps the answers of `map` and `imap`. The same call after a crash of the program
+            takes finished ones from it, and runs only the rest.
         name: Shown in the children's process titles.
 
     Raises:
@@ -81,6 +86,7 @@ class Process(EventSource):
         batch_size: int | Literal["auto"] = "auto",
         window: int | None = None,
         progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
         name: str = "",
     ) -> None:
         self._size = available_cpus() if processes is None else _positive(processes, "processes")
@@ -97,13 +103,16 @@ class Process(EventSource):
             raise TypeError(f"queue must be a multiprocessing_kit Queue or None, not {queue!r:.100}")
         self._queue = queue
         self._progress = progress
+        if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+            raise TypeError(f"checkpoint must be a path or None, not {checkpoint!r:.100}")
+        self._checkpoint = checkpoint
         self._name = name
         self._signals = {event: Signal() for event in JobEvent}
         self._lock = threading.Lock()  # of the resident crew: maps may be started from several threads
         self._resident = False
         self._closed = False
         self._idle_crew: Crew | None = None
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[Stream | Resumed] = weakref.WeakSet()
 
     def map(self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any]) -> Responses:
         """Run one job for each input.
@@ -119,10 +128,11 @@ class Process(EventSource):
             BaseException: What taking an input raised; the responses before it are its attribute
                 `responses`. The same holds for the following.
             PoolError: The children as a whole cannot go on, as when `setup()` fails.
+            CheckpointError: The file is in use, is full, or belongs to another worker or other inputs.
             KeyboardInterrupt: Ctrl-C; the children are stopped, within 2 seconds.
             SystemExit: SIGTERM, where the program has no handler for it; likewise.
         """
-        stream = self._stream(
+        stream = self._answers(
             worker, inputs, ordered=True, eager=self._queue is not None, window=Window(None)
         )
         responses = Responses()
@@ -165,7 +175,7 @@ class Process(EventSource):
             BaseException: As for `map`, after the responses before it have been yielded.
         """
         window = Window(self._queue_length, grows=self._window is None)
-        return self._stream(worker, inputs, ordered=ordered, eager=True, window=window)
+        return self._answers(worker, inputs, ordered=ordered, eager=True, window=window)
 
     def cancel(self, job_id: str) -> bool:
         """End a job of a `map` or `imap` that is under way; from a listener, or from another thread.
@@ -245,6 +255,29 @@ class Process(EventSource):
                 interrupts.in_user_code = False
 
     # ── runs and their crews ──────────────────────────────────────────────────────────────────────
+
+    def _answers(
+        self,
+        worker: Worker | Callable[[Any], Any],
+        inputs: Iterable[Any],
+        *,
+        ordered: bool,
+        eager: bool,
+        window: Window,
+    ) -> Stream | Resumed:
+        """A stream, that goes on from the checkpoint if there is one."""
+        if self._checkpoint is None:
+            return self._stream(worker, inputs, ordered=ordered, eager=eager, window=window)
+        from multiprocessing_kit.checkpoint.resume import Resumed  # noqa: PLC0415  # and sqlite3 with it
+
+        worker = as_worker(worker)
+
+        def start(left: Iterable[Any], window: Window) -> Stream:
+            return self._stream(worker, left, ordered=False, eager=eager, window=window)
+
+        stream = Resumed(self._checkpoint, worker, inputs, start, ordered=ordered, window=window)
+        self._streams.add(stream)
+        return stream
 
     def _stream(
         self,

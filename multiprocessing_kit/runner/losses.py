@@ -70,7 +70,7 @@ class Losses:
             self._ledger.put_back(job)
         elif doom is not None and doom.canceled is not None:
             self._fail(job, doom.canceled, job.attempt, member.child.pid)
-        elif doom is not None and doom.memory is None:
+        elif doom is not None and doom.is_for_time:
             self._timed_out(job, member)
         else:
             self._crashed(job, member)

@@ -45,6 +45,11 @@ class Doom:
     memory: int | None = None
     canceled: JobCanceledError | None = None
 
+    @property
+    def is_for_time(self) -> bool:
+        """Whether it took too long."""
+        return self.memory is None and self.canceled is None
+
 
 class Watch:
     """Watches the children of one run.
@@ -67,7 +72,11 @@ class Watch:
             self._next_look = now + _LOOK_AT_MEMORY
         for member in members:
             if member.doom is not None:
-                if now >= member.doom.kill_at:
+                if now < member.doom.kill_at:
+                    continue
+                if member.doom.is_for_time and member.lane.current != member.doom.number:
+                    member.doom = None  # its job has ended after all
+                else:
                     member.child.kill()
                 continue
             if self._timeout is not None and now >= self._deadline(member, self._timeout, now):

@@ -64,7 +64,7 @@ class ForkedChild:
             except ChildProcessError:
                 self.ended = True
             if self.ended:
-                close_private(self._liveness)
+                self._close_liveness()
         return self.ended
 
     def _end_group(self) -> None:
@@ -106,8 +106,14 @@ class ForkedChild:
 
     def close(self) -> None:
         """Close the parent's descriptors; the child, if alive, dies of it. Idempotent."""
-        close_private(self._liveness)
-        close_private(self._sentinel)
+        self._close_liveness()
+        sentinel, self._sentinel = self._sentinel, -1
+        close_private(sentinel)
+
+    def _close_liveness(self) -> None:
+        """Once: a child that is forked later may get its number."""
+        liveness, self._liveness = self._liveness, -1
+        close_private(liveness)
 
 
 def have_pidfd() -> bool:

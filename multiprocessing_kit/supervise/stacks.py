@@ -25,6 +25,7 @@ class Stacks:
 
     def __init__(self) -> None:
         self._fd = -1
+        self._begin = 0
         if _DUMP is not None and hasattr(os, "memfd_create"):
             self._fd = os.memfd_create("mpkit-stacks")
 
@@ -36,13 +37,15 @@ class Stacks:
     def ask(self, child: ForkedChild) -> None:
         """In the parent: have `child` write."""
         if self._fd >= 0 and _DUMP is not None:
+            self._begin = os.fstat(self._fd).st_size
             child.send_signal(_DUMP)
 
     def read(self) -> str:
-        """In the parent: what the child has written."""
+        """In the parent: what the child has written since it was asked."""
         if self._fd < 0:
             return ""
-        return os.pread(self._fd, os.fstat(self._fd).st_size, 0).decode(errors="replace")
+        size = os.fstat(self._fd).st_size - self._begin
+        return os.pread(self._fd, size, self._begin).decode(errors="replace")
 
     def close(self) -> None:
         """At the end, and in other children."""

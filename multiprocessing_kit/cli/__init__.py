@@ -1,0 +1,17 @@
+"""`mpkit`, the command line; also as `python -m multiprocessing_kit.cli`."""
+
+from __future__ import annotations
+
+import click
+
+from multiprocessing_kit.cli.checkpoint import checkpoint
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Tools for multiprocessing_kit."""
+
+
+main.add_command(checkpoint)
