@@ -33,6 +33,7 @@ from typing import NoReturn
 from multiprocessing_kit.supervise import death
 from multiprocessing_kit.supervise.child import ForkedChild, have_pidfd
 from multiprocessing_kit.supervise.descriptors import close_private, make_private
+from multiprocessing_kit.supervise.log_locks import no_thread_logs
 
 __all__ = ["flush_stdio", "fork_child"]
 
@@ -61,26 +62,27 @@ def fork_child(run: Callable[[int], int], *, title: str) -> ForkedChild:
     by_main_thread = death.forked_by_main_thread()
     parent = os.getpid()
     flush_stdio()
-    mask = pthread_sigmask(signal.SIG_BLOCK, valid_signals())
-    try:
+    with no_thread_logs():
+        mask = pthread_sigmask(signal.SIG_BLOCK, valid_signals())
         try:
-            pid = os.fork()
-        except BaseException:
-            pipes.close()
-            raise
-        if pid == 0:
             try:
-                _reset_signals(mask)
-                death.die_with_parent(parent, pipes.liveness_read, by_main_thread)
-                _start_clean()
-                setproctitle.setproctitle(title)
-                _leave(run(pipes.liveness_read))
+                pid = os.fork()
             except BaseException:
-                traceback.print_exc()
-                _leave(_FAILED)
-        return _adopt(pid, pipes)
-    finally:
-        pthread_sigmask(signal.SIG_SETMASK, mask)
+                pipes.close()
+                raise
+            if pid == 0:
+                try:
+                    _reset_signals(mask)
+                    death.die_with_parent(parent, pipes.liveness_read, by_main_thread)
+                    _start_clean()
+                    setproctitle.setproctitle(title)
+                    _leave(run(pipes.liveness_read))
+                except BaseException:
+                    traceback.print_exc()
+                    _leave(_FAILED)
+            return _adopt(pid, pipes)
+        finally:
+            pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _adopt(pid: int, pipes: _Pipes) -> ForkedChild:
