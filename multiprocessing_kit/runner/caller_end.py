@@ -25,6 +25,7 @@ from multiprocessing_kit.runner.lane import (
     GRANTED_SEGMENT,
     NEXT_SLEEP,
     PIECE,
+    SET_UP,
     SINCE,
     STOP,
     TAKEN_BACK,
@@ -74,12 +75,6 @@ class CallerEnd:
             self._seen, self._seen_at = begun, now
         return now - self._seen_at
 
-    def unmoved_for(self, now: float) -> float:
-        """Seconds since the child began its last job, as far as this was looked at, also if it is done."""
-        if self._words[BEGUN] != self._seen:
-            self._seen, self._seen_at = self._words[BEGUN], now
-        return now - self._seen_at
-
     def since(self, now: float) -> float | None:
         """When the child began its job, by `time.monotonic()`; None while it is between two, or two attempts.
 
@@ -98,9 +93,9 @@ class CallerEnd:
         return since / 1e9 if words[BEGUN] == begun else now
 
     @property
-    def idle_for_no_reason(self) -> bool:
-        """Whether the child is neither at a job nor waits for anything."""
-        return not self._words[AT_JOB] and not self._words[CHILD_WAITS]
+    def is_set_up(self) -> bool:
+        """Whether the child can begin its next job as soon as it is there."""
+        return self._words[SET_UP] != 0
 
     @property
     def attempt(self) -> int:

@@ -166,6 +166,7 @@ class JobChild:
             self._lane.send(HEADER.pack(messages.RENEW, 0, 0, 0.0) + encode(str(error), "the reason"))
             return False
         if self._set_up:
+            self._lane.set_up(False)
             self._worker.teardown()
             self._set_up = False
         self._outcomes = Outcomes()
@@ -184,6 +185,7 @@ class JobChild:
             return False
         self.check_process()
         self._set_up = True
+        self._lane.set_up(True)
         self._surroundings = Surroundings()  # setup() may change them for all jobs
         return True
 

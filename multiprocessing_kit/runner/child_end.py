@@ -27,6 +27,7 @@ from multiprocessing_kit.runner.lane import (
     GRANTED_OFFSET,
     GRANTED_SEGMENT,
     PIECE,
+    SET_UP,
     SINCE,
     STOP,
     TAKEN_BACK,
@@ -141,6 +142,10 @@ class ChildEnd:
         self._words[ATTEMPT] = self._words[BEGUN] << ATTEMPT_BITS | number
         if self._timed:
             self._stamp()
+
+    def set_up(self, done: bool) -> None:
+        """Whether the next job can begin as soon as it is there, with nothing to set up before."""
+        self._words[SET_UP] = done
 
     def pausing(self) -> None:
         """The current job waits for its next attempt, which is not held against it."""

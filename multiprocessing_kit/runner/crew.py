@@ -56,7 +56,6 @@ class Member:
         freight: Its part in the large payloads.
         hurried_at: When it was last sent HURRY, by `time.monotonic()`.
         quota: Jobs in its life.
-        begun_before: How many of them were begun before this run.
         stacks: Where it writes what it was at, if it may be killed for taking too long.
         doom: Why it is being killed, if it is.
     """
@@ -69,7 +68,6 @@ class Member:
     freight: Freight = field(default_factory=Freight)
     hurried_at: float = 0.0
     quota: int = sys.maxsize
-    begun_before: int = 0
     stacks: Stacks | None = None
     doom: Doom | None = None
 
@@ -121,7 +119,6 @@ class Crew:
             news = None if pickled == self._pickled else pickled
             record = HEADER.pack(messages.RUN, 0, 0, 0.0) + encode((run_id, news), "the worker")
             for member in self.members:
-                member.begun_before = member.lane.sent_jobs
                 member.lane.send(record)
                 member.lane.wake()
         self._worker, self._pickled, self._run_id = worker, pickled, run_id

@@ -4,7 +4,7 @@
     caller ◀── up ring: answers ◀───── child            caller: caller waits, stop, event mask,
                                                                 taken back, wake at, granted
                                                         child:  child waits, begun, at job,
-                                                                attempt, timed, since
+                                                                attempt, timed, since, set up
 
 No lock is shared: a child killed anywhere blocks nobody, and what it published can still be read.
 
@@ -57,6 +57,7 @@ __all__ = [
     "NEXT_SLEEP",
     "PIECE",
     "RING_BYTES",
+    "SET_UP",
     "SINCE",
     "STOP",
     "TAKEN_BACK",
@@ -75,7 +76,7 @@ PIECE = RING_BYTES // 2
 CALLER_WAITS, STOP, EVENTS = 0, 1, 2
 TAKEN_BACK, WAKE_AT = 3, 4
 CHILD_WAITS, BEGUN, AT_JOB = 8, 9, 10
-ATTEMPT, TIMED, SINCE = 11, 12, 13
+ATTEMPT, TIMED, SINCE, SET_UP = 11, 12, 13, 14
 GRANTED, GRANTED_SEGMENT, GRANTED_OFFSET, GRANTED_LENGTH = 16, 17, 18, 19
 _HEADER_BYTES = 192  # a cache line of the caller's words, one of the child's, one of the caller's
 

@@ -10,6 +10,7 @@ killed for is answered with is `losses`' business, once the child has ended.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ class Watch:
         self._timeout = limits.timeout
         self._memory = limits.memory_killed
         self._next_look = 0.0
+        self._idle: weakref.WeakKeyDictionary[Member, tuple[int, float]] = weakref.WeakKeyDictionary()
         self.needed = self._timeout is not None or self._memory is not None
 
     def look(self, members: Iterable[Member]) -> None:
@@ -79,8 +81,9 @@ class Watch:
                 else:
                     member.child.kill()
                 continue
-            if self._timeout is not None and now >= self._deadline(member, self._timeout, now):
-                number = member.lane.current
+            number = member.lane.current
+            late = self._timeout is not None and now >= self._deadline(member, self._timeout, now)
+            if late and member.lane.current == number:  # else it went on since
                 member.doom = Doom(number, now + _DUMP_SECONDS)
                 if member.stacks is not None:
                     member.stacks.ask(member.child)
@@ -102,13 +105,24 @@ class Watch:
                 times.append(min(self._deadline(member, self._timeout, now), now + self._timeout))
         return max(0.0, min(times) - now) if times else None
 
-    @staticmethod
-    def _deadline(member: Member, timeout: float, now: float) -> float:
+    def _deadline(self, member: Member, timeout: float, now: float) -> float:
         """When `member` takes too long."""
+        since = member.lane.since(now)
+        return (self._idle_since(member, now) if since is None else since) + timeout
+
+    def _idle_since(self, member: Member, now: float) -> float:
+        """Since when it does not begin the job that it has; now, if there is a reason.
+
+        A child may be stopped between two jobs, also while it sleeps. Before its first one it may have much
+        to set up.
+        """
         lane = member.lane
-        since = lane.since(now)
-        if since is None:
-            # A child that was stopped between two jobs. Before its first one it may have much to set up.
-            stalled = member.held and lane.idle_for_no_reason and lane.begun > member.begun_before
-            since = now - lane.unmoved_for(now) if stalled else now
-        return since + timeout
+        begun = lane.begun
+        if not member.held or lane.current is not None or not lane.is_set_up:
+            self._idle.pop(member, None)
+            return now
+        seen, since = self._idle.get(member, (begun, now))
+        if seen != begun:
+            since = now
+        self._idle[member] = begun, since
+        return since

@@ -13,6 +13,7 @@ of the pipe when it next waits for a job.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -21,7 +22,7 @@ import sys
 import threading
 from typing import Any
 
-__all__ = ["PARENT_GONE", "die_with_parent", "prepare"]
+__all__ = ["PARENT_GONE", "die_with_parent", "end_group", "prepare"]
 
 PARENT_GONE = 113
 """Exit status of a child that found its parent dead; nobody is left to read it."""
@@ -63,6 +64,18 @@ def die_with_parent(parent: int, liveness: int, by_main_thread: bool) -> None:
     # Both are armed: a death before this line shows here, a later one sends the signal.
     if os.getppid() != parent or _readable(liveness):
         os._exit(PARENT_GONE)
+
+
+def end_group(parent: int) -> None:
+    """Kill what is left of this child's group, at its own end: its parent, which does so, may just have died.
+
+    The child itself goes over to its parent's group before, so that it can end with a status of its own.
+    """
+    with contextlib.suppress(OSError):  # the parent is dead, or in another session: then it kills the group
+        os.setpgid(0, os.getpgid(os.getppid()))
+    if os.getpgid(0) != os.getpid() or os.getppid() != parent:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left
+            os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _readable(fd: int) -> bool:

@@ -76,10 +76,10 @@ def fork_child(run: Callable[[int], int], *, title: str) -> ForkedChild:
                     death.die_with_parent(parent, pipes.liveness_read, by_main_thread)
                     _start_clean()
                     setproctitle.setproctitle(title)
-                    _leave(run(pipes.liveness_read))
+                    _leave(run(pipes.liveness_read), parent)
                 except BaseException:
                     traceback.print_exc()
-                    _leave(_FAILED)
+                    _leave(_FAILED, parent)
             return _adopt(pid, pipes)
         finally:
             pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -160,9 +160,10 @@ def _start_clean() -> None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "little"))
 
 
-def _leave(status: int) -> NoReturn:
+def _leave(status: int, parent: int) -> NoReturn:
     try:
         flush_stdio()
+        death.end_group(parent)
     finally:
         os._exit(status)
 
