@@ -66,8 +66,8 @@ class Process(EventSource):
             been yielded, and how many go before a requeued job; by default 64 for each child, and for
             `imap` as many more as keep the children busy while jobs are tiny.
         progress: Show a progress bar on stderr, with counts of retries and failures.
-        checkpoint: A file that keeps the answers of `map` and `imap`. The same call after a crash of the program
-            takes finished ones from it, and runs only the rest.
+        checkpoint: A file that keeps the answers of `map` and `imap`. After a crash of the program, the same
+            call takes finished ones from it and runs only the rest.
         name: Shown in the children's process titles.
 
     Raises:
@@ -273,7 +273,8 @@ class Process(EventSource):
         worker = as_worker(worker)
 
         def start(left: Iterable[Any], window: Window) -> Stream:
-            return self._stream(worker, left, ordered=False, eager=eager, window=window)
+            # Eager: an answer that waits in a child behind a long job is in no file.
+            return self._stream(worker, left, ordered=False, eager=True, window=window)
 
         stream = Resumed(self._checkpoint, worker, inputs, start, ordered=ordered, window=window)
         self._streams.add(stream)

@@ -12,7 +12,10 @@ import io
 import pickle
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["SIZE", "Digester"]
 
@@ -27,7 +30,7 @@ _ATOMS = _NUMBERS | {str, bytes}
 _FRAME = 1 << 17
 """Bytes; the pickler writes more at once only of one long string or buffer."""
 
-_LONGEST = 1 << 26
+_LONGEST = 1 << 24
 """Bytes without references. Parts that refer to one part each twice, and so on, would have no end."""
 
 
@@ -45,6 +48,8 @@ class Digester:
 
     def __call__(self, value: object) -> bytes | None:
         try:
+            if type(value) in _ATOMS:  # here, too: a call less for the most frequent
+                return blake2b(pickle.dumps(value, _PROTOCOL), digest_size=SIZE).digest()
             return self._digest(value)
         except KeyboardInterrupt:
             raise
@@ -87,13 +92,14 @@ class _Sink:
         self.hash = blake2b(digest_size=SIZE)
         self._left = most
 
-    def write(self, data: bytes | memoryview) -> int:
-        if self._left is not None and len(data) < _FRAME:
-            self._left -= len(data)
+    def write(self, data: Buffer) -> int:
+        size = memoryview(data).nbytes  # a `PickleBuffer` has no length
+        if self._left is not None and size < _FRAME:
+            self._left -= size
             if self._left < 0:
                 raise _TooLongError
         self.hash.update(data)
-        return len(data)
+        return size
 
 
 class _Pickler(pickle.Pickler):

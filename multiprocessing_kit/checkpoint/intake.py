@@ -15,7 +15,7 @@ from multiprocessing_kit.supervise.interrupts import Interrupts
 __all__ = ["Intake"]
 
 
-class Intake(Iterator[Any]):
+class Intake(Iterable[Any]):
     """Gives the runner the inputs that are left to run.
 
     It knows nothing of who gives out the answers: the runner holds it, and a circle of references would
@@ -54,12 +54,14 @@ class Intake(Iterator[Any]):
         self.error: BaseException | None = None
         self._next_known()
 
-    def __next__(self) -> Any:
-        while not self._ahead:
-            if self.exhausted:
-                raise StopIteration
-            self.take()
-        return self._ahead.popleft()
+    def __iter__(self) -> Iterator[Any]:
+        ahead, take = self._ahead, self.take
+        while not self.exhausted:
+            if not ahead:
+                take()
+            while ahead:
+                yield ahead.popleft()
+        yield from ahead
 
     def __length_hint__(self) -> int:
         """For the progress bar."""
@@ -71,7 +73,18 @@ class Intake(Iterator[Any]):
         interrupts = self.interrupts
         before = interrupts.count
         try:
-            self._sort(next(self._inputs), before)
+            argument = next(self._inputs)
+            digest = self._digester(argument)
+            if digest is None:  # the refusal to be pickled may have been a signal
+                interrupts.check_user_code(before)
+            position = self.taken
+            if self._known and self._known[0][0] == position:
+                self._note_answered(position, digest)
+            else:
+                self.left[self._jobs] = (position, digest)
+                self._jobs += 1
+                self._ahead.append(argument)
+            self.taken = position + 1
         except StopIteration:
             self.exhausted = True
         except BaseException as error:
@@ -80,24 +93,14 @@ class Intake(Iterator[Any]):
             self.exhausted = True  # the answers of those before it come first
             self.error = error
 
-    def _sort(self, argument: object, interrupts_before: int) -> None:
-        digest = self._digester(argument)
-        if digest is None:  # the refusal to be pickled may have been a signal
-            self.interrupts.check_user_code(interrupts_before)
-        position = self.taken
-        if not self._known or self._known[0][0] != position:
-            self.left[self._jobs] = (position, digest)
-            self._jobs += 1
-            self._ahead.append(argument)
+    def _note_answered(self, position: int, digest: bytes | None) -> None:
+        if self._known[0][1] != digest:
+            raise self._changed(position)
+        if self.answered and self.answered[-1][1] == position:
+            self.answered[-1][1] += 1
         else:
-            if self._known[0][1] != digest:
-                raise self._changed(position)
-            if self.answered and self.answered[-1][1] == position:
-                self.answered[-1][1] += 1
-            else:
-                self.answered.append([position, position + 1])
-            self._next_known()
-        self.taken += 1
+            self.answered.append([position, position + 1])
+        self._next_known()
 
     def _next_known(self) -> None:
         """Have the next answer of the file in front."""

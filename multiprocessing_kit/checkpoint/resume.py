@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from multiprocessing_kit.checkpoint.intake import Intake
+from multiprocessing_kit.checkpoint.rows import Row
 from multiprocessing_kit.checkpoint.store import Store
 from multiprocessing_kit.errors import CheckpointError, PoolError
 from multiprocessing_kit.response import JobResponse, Response
@@ -33,6 +34,9 @@ from multiprocessing_kit.worker import FunctionWorker, Worker
 __all__ = ["Resumed", "name_of"]
 
 _log = logging.getLogger("multiprocessing_kit.checkpoint")
+
+_AT_ONCE = 256
+"""How many inputs are looked up together where nobody waits for single answers."""
 
 _Some = Part | list[Response]
 
@@ -73,10 +77,11 @@ class Resumed(Iterator[Response]):
         except BaseException:
             store.close()
             raise
-        self._fresh = self._stream.parts()
+        self._fresh: Iterator[Indexed] = self._stream.parts()  # type: ignore[assignment]  # they are
         self._interrupts = self._intake.interrupts = self._stream.interrupts
         self._ordered = ordered
         self._given = 0
+        self._rows: deque[Row] = deque()
         self._ready: deque[_Some] = deque()
         self._open: Iterator[Response] = iter(())
         self._sealed = False
@@ -137,7 +142,6 @@ class Resumed(Iterator[Response]):
     def _look(self) -> bool:
         """Have a part ready; False at the end."""
         intake = self._intake
-        self._store.write_if_due()
         while not self._ready:
             self._interrupts.check()
             if self._give_known():
@@ -162,33 +166,43 @@ class Resumed(Iterator[Response]):
         if self._ordered and (early := self._early.pop(self._given)) is not None:
             self._give(early)
         elif answered and (not self._ordered or answered[0][0] == self._given):
-            rows = self._store.rows(*answered[0])
-            if not rows:
-                raise CheckpointError(
-                    f"{self._store.path}: the answer of input {answered[0][0]} has gone from the file while it "
-                    "was in use",
-                    path=self._store.path,
-                    position=answered[0][0],
-                )
-            with self._user_code():
-                self._give(list(map(self._store.open, rows)))
-            answered[0][0] += len(rows)
+            self._give_stored(*answered[0])
             if answered[0][0] == answered[0][1]:
                 answered.popleft()
         else:
             return False
         return True
 
+    def _give_stored(self, first: int, end: int) -> None:
+        """Make ready answers at positions of this range, from its start on."""
+        if not self._rows or self._rows[0][0] != first:
+            # More than are wanted yet: inputs may be taken one by one. This run changes none of these.
+            self._rows = deque(self._store.rows(first))
+        if not self._rows or self._rows[0][0] != first:
+            path = self._store.path
+            message = f"{path}: the answer of input {first} has gone from the file while it was in use"
+            raise CheckpointError(message, path=path, position=first)
+        responses = []
+        with self._user_code():
+            while self._rows and self._rows[0][0] < end:
+                responses.append(self._store.open(self._rows.popleft()))
+        self._intake.answered[0][0] += len(responses)
+        self._give(responses)
+
     def _give(self, part: _Some) -> None:
         self._ready.append(part)
         self._given += len(part)
 
     def _take(self) -> None:
-        """Take an input when no job is under way, so nobody else will."""
+        """Take an input when no job is under way, so nobody else will; several if nobody waits for each."""
+        intake = self._intake
         interrupts = self._interrupts
         interrupts.in_user_code = True
         try:
-            self._intake.take()
+            for _ in range(_AT_ONCE if self._sealed else 1):
+                intake.take()
+                if intake.left or intake.exhausted:
+                    break
         finally:
             interrupts.in_user_code = False
             if os.getpid() != self._owner:
@@ -200,19 +214,22 @@ class Resumed(Iterator[Response]):
     def _add(self, fresh: Indexed) -> None:
         """Store answers of the run, and put them in their places."""
         store, left = self._store, self._intake.left
+        if not store.has_run:
+            store.begin_run(self._stream._run.id)
         with self._user_code():
             responses = fresh.open()
-            if not store.has_run:
-                self._name_run(responses)
             places = []
             for job, response in enumerate(responses, fresh.first):
                 position, digest = left.pop(job)
                 places.append(position)
-                if isinstance(response, JobResponse):
+                if position != job and isinstance(response, JobResponse):
                     response.argument_index = position
                 if digest is not None:
                     store.add(position, digest, response, job)
-        store.write_if_due()
+        if self._stream._run.ready:
+            store.write_if_due()
+        else:  # the next thing is to wait, or to go back to the user's code: who knows how long
+            store.write()
         if not self._ordered:
             self._give(responses)
         elif places[-1] - places[0] == len(places) - 1:
@@ -221,10 +238,6 @@ class Resumed(Iterator[Response]):
         else:
             for position, response in zip(places, responses, strict=True):
                 self._early.add(position, [response])
-
-    def _name_run(self, responses: list[Response]) -> None:
-        ids = (response.job_id for response in responses if isinstance(response, JobResponse))
-        self._store.begin_run(next(ids, "").rpartition("-")[0])
 
     @contextlib.contextmanager
     def _user_code(self) -> Iterator[None]:
@@ -307,4 +320,6 @@ def name_of(worker: Worker) -> str:
     if not hasattr(what, "__qualname__"):
         what = getattr(what, "func", None) or type(what)  # a partial's
     qualified = f"{what.__module__}.{what.__qualname__}"
-    return f"{qualified} {worker.name!r}" if worker.name and worker.name != what.__name__ else qualified
+    if not worker.name or isinstance(worker, FunctionWorker) or worker.name == what.__name__:
+        return qualified
+    return f"{qualified} {worker.name!r}"

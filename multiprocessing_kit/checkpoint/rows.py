@@ -6,6 +6,7 @@ that SQLite has a type for are stored as they are.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, TypeAlias
 
 from multiprocessing_kit.errors import SerializationError
@@ -40,10 +41,11 @@ def row_of(position: int, digest: bytes, response: Response, run: int, job: int)
         data = _fitting(encode(response, "the response"))
         return position, digest, WHOLE if _is_ok(response) else FAILED, None, None, None, run, job, data
     body, kind = response.body, NATIVE
-    if not _is_native(body):
-        body, kind = encode(body, "the result"), PICKLED
-    if type(body) in (bytes, str):
-        _fitting(body)
+    if type(body) is not int or not -(2**63) <= body < 2**63:
+        if not _is_native(body):
+            body, kind = encode(body, "the result"), PICKLED
+        if type(body) in (bytes, str):
+            _fitting(body)
     return position, digest, kind, response.duration, response.attempts, response.pid, run, job, body
 
 
@@ -79,17 +81,17 @@ def response_of(row: Row, runs: dict[int, str], path: str) -> Response:
 
 
 def _is_native(body: Any) -> bool:
-    kind = type(body)
-    if kind is int:
-        return -(2**63) <= body < 2**63
+    kind: type = type(body)
     if kind is str:
-        return body.isascii() or _encodes(body)
-    return kind is bytes or body is None or (kind is float and body == body)  # NaN would come back as None
+        return _encodes(body)
+    return (
+        kind is bytes or kind is type(None) or (kind is float and not math.isnan(body))
+    )  # NaN would come back as None
 
 
 def _encodes(text: str) -> bool:
     try:
-        text.encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError:  # a lone surrogate, as in names of files
         return False
     return True

@@ -38,10 +38,9 @@ _TABLES = (
 _ROWS = 20_000
 _BYTES = 1 << 22
 _SECONDS = 0.1
-"""What may wait to be written, and how long."""
+"""What may wait to be written while more answers come, and how long."""
 
-_SHARE = 10
-"""It waits at least this many times as long as the last writing took."""
+_KEPT = "; the answers written before are kept: make room and run the same again"
 
 _READ_ROWS = 256
 _READ_BYTES = 1 << 20
@@ -65,7 +64,6 @@ class Store:
         self._bytes = 0
         self._run: int | None = None
         self._written = time.monotonic()
-        self._wait = 0.0
         self._owner = os.getpid()
         self._warned = False
         with _told(self.path, "cannot be opened"):
@@ -90,8 +88,8 @@ class Store:
         (owner,) = self._connection.execute("SELECT value FROM about WHERE name = 'worker'").fetchone()
         if owner != worker:
             raise CheckpointError(
-                f"{self.path} has answers of the worker {owner}, not of {worker}: give this one another file, "
-                f"or drop those answers with `mpkit checkpoint clear {self.path}`",
+                f"{self.path} has answers of the worker {owner}, not of {worker}: give this one another "
+                f"file, or drop those answers with `mpkit checkpoint clear {self.path}`",
                 path=self.path,
             )
 
@@ -108,14 +106,14 @@ class Store:
         with _told(self.path, "cannot be read"):
             return self._connection.execute(query, (first,)).fetchall()
 
-    def rows(self, first: int, end: int) -> list[Row]:
-        """Answers at positions in this range, from its start on: as many as are good at once."""
-        query = "SELECT * FROM answers WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"
+    def rows(self, first: int) -> list[Row]:
+        """Answers from position `first` on: as many as are good at once."""
+        query = "SELECT * FROM answers WHERE position >= ? ORDER BY position LIMIT ?"
         rows: list[Row] = []
         size = 0
         with (
             _told(self.path, "cannot be read"),
-            contextlib.closing(self._connection.execute(query, (first, end, _READ_ROWS))) as cursor,
+            contextlib.closing(self._connection.execute(query, (first, _READ_ROWS))) as cursor,
         ):
             for row in cursor:
                 rows.append(row)
@@ -156,13 +154,14 @@ class Store:
                 _log.warning("%s: input %d will run again next time: %s", self.path, position, error)
             return
         self._rows.append(row)
-        if type(row[-1]) is bytes or type(row[-1]) is str:
-            self._bytes += len(row[-1])
+        body = row[-1]
+        if type(body) is bytes or type(body) is str:
+            self._bytes += len(body)
 
     def write_if_due(self) -> None:
         """Write what waits, unless it is little and has not waited long."""
         if self._rows and (
-            time.monotonic() - self._written > self._wait or len(self._rows) >= _ROWS or self._bytes >= _BYTES
+            time.monotonic() - self._written > _SECONDS or len(self._rows) >= _ROWS or self._bytes >= _BYTES
         ):
             self.write()
 
@@ -170,24 +169,21 @@ class Store:
         """Write what waits, in one transaction."""
         if not self._rows:
             return
-        connection, began = self._connection, time.monotonic()
-        with _told(self.path, "cannot be written", self._kept()):
+        connection = self._connection
+        with _told(self.path, "cannot be written", _KEPT):
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows)
                 connection.execute("UPDATE runs SET written = ? WHERE id = ?", (time.time(), self._run))
                 connection.execute("COMMIT")
             except BaseException:
+                self._rows, self._bytes = [], 0  # the map ends here: they are not to be tried again
                 with contextlib.suppress(sqlite3.Error):
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                 raise
         self._rows, self._bytes = [], 0
         self._written = time.monotonic()
-        self._wait = min(_SECONDS, _SHARE * (self._written - began))
-
-    def _kept(self) -> str:
-        return "; the answers written before are kept: make room and run the same again"
 
     def close(self) -> None:
         """Leave the file to others; what waits is dropped."""
@@ -306,8 +302,8 @@ def _check(connection: sqlite3.Connection, path: str) -> None:
         raise CheckpointError(f"{path} is a database of something else, no checkpoint", path=path)
     if version != FORMAT:
         raise CheckpointError(
-            f"{path} has checkpoint format {version}, but this version of the package has {FORMAT}: finish with "
-            "the version that made it, or give another file",
+            f"{path} has checkpoint format {version}, but this version of the package has {FORMAT}: finish "
+            "with the version that made it, or give another file",
             path=path,
         )
 

@@ -118,6 +118,7 @@ class Run:
         )
         self._watch = Watch(crew.limits)
         self._cancels: deque[int] = deque()
+        self._canceling: dict[int, JobCanceledError] = {}
         self._looked = time.monotonic()
         self.begun = False
 
@@ -212,6 +213,8 @@ class Run:
             if self._losses.of(member) or member.doom is not None:
                 self._crew.fruitful()
             self._ledger.give_back(member)
+            for index in tuple(self._canceling):
+                self._end_canceled(index)
             self._crew.remove(member)
 
     # ── cancel ────────────────────────────────────────────────────────────────────────────────────
@@ -236,10 +239,17 @@ class Run:
         job = self._ledger.withdraw(index)
         if job is not None:
             self._fail(job, error, job.attempt - 1, 0)
-        elif holder is not None and member.doom is None and member.lane.current == number:
-            member.doom = Doom(number, 0.0, canceled=error)
-            member.child.kill()
-        # else it is answered, or its answer is on the way
+        elif holder is not None:
+            self._canceling[index] = error  # it may be requeued before its child dies
+            if member.doom is None and member.lane.current == number:
+                member.doom = Doom(number, 0.0, canceled=error)
+                member.child.kill()
+        # else it is answered
+
+    def _end_canceled(self, index: int) -> None:
+        job = self._ledger.withdraw(index) if index in self._canceling else None
+        if job is not None:
+            self._fail(job, self._canceling.pop(index), job.attempt - 1, 0)
 
     # ── answers in ────────────────────────────────────────────────────────────────────────────────
 
@@ -291,6 +301,7 @@ class Run:
         elif kind == messages.REQUEUE:
             self._crew.fruitful()
             self._ledger.requeue(member, seconds, count, record[HEADER.size :])
+            self._end_canceled(index)
         elif kind == messages.SKIPPED:
             self._ledger.skipped(member, index, count)
         elif kind == messages.EVENT:

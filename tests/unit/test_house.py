@@ -24,7 +24,7 @@ HOUSE = [
     (1, {"supervise"}),
     (2, {"worker", "response", "responses", "events", "observer", "retry", "changes", "lifecycle"}),
     (2, {"queues", "lockers", "shared", "pipe"}),
-    (3, {"process", "runner", "progress"}),
+    (3, {"process", "runner", "progress", "checkpoint"}),
     (4, {"pool"}),
     (4, {"executor"}),
     (5, {"manager"}),
@@ -35,7 +35,7 @@ HOUSE = [
 ALLOWED = {("service", "manager")}
 FORBIDDEN = {("runner", "process")}
 
-HEAVY = {"asyncio", "click", "multiprocessing", "numpy", "psutil", "tenacity", "tqdm"}
+HEAVY = {"asyncio", "click", "multiprocessing", "numpy", "psutil", "sqlite3", "tenacity", "tqdm"}
 
 
 @dataclass(frozen=True)
