@@ -1,8 +1,8 @@
 """A child that is killed between any two instructions of its own: every job is still answered, once.
 
 The child counts the instructions of the runner and of the rings under it, from its first job on, and kills
-itself at a given one; maps are repeated, each with a later instant, until a child lives to its end. That covers
-the reading of a lease, the announcing of a job, and each step of writing and publishing an answer.
+itself at a given one; maps are repeated, each with a later instant, until a child lives to its end. That
+covers the reading of a lease, the announcing of a job, and each step of writing and publishing an answer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import multiprocessing_kit
-from multiprocessing_kit import Process, RetryStrategy, RetryType, Worker
+from multiprocessing_kit import JobResponse, Process, RetryStrategy, RetryType, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a large arena")
 
@@ -107,7 +107,8 @@ def test_no_job_is_lost_or_answered_twice(kind: str, batch_size: Any, stride: in
             process.on("job_start", lambda process: None)
             process.on("job_success", lambda process, argument: heard.append(argument[0]))  # noqa: B023
         worker = Mortal(instant, folder, retry=retry)
-        responses = list(process.map(worker, [(number, padding) for number in range(JOBS)]))
+        inputs = [(number, padding) for number in range(JOBS)]
+        responses = [cast(JobResponse, response) for response in process.map(worker, inputs)]
         assert [response.body for response in responses] == [(n, padding) for n in range(JOBS)], instant
         assert [response.argument_index for response in responses] == list(range(JOBS))
         if kind == "listened":
