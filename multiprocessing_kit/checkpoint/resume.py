@@ -215,7 +215,7 @@ class Resumed(Iterator[Response]):
         """Store answers of the run, and put them in their places."""
         store, left = self._store, self._intake.left
         if not store.has_run:
-            store.begin_run(self._stream._run.id)
+            store.begin_run(self._stream.run_id)
         with self._user_code():
             responses = fresh.open()
             places = []
@@ -226,7 +226,7 @@ class Resumed(Iterator[Response]):
                     response.argument_index = position
                 if digest is not None:
                     store.add(position, digest, response, job)
-        if self._stream._run.ready:
+        if self._stream.has_ready:
             store.write_if_due()
         else:  # the next thing is to wait, or to go back to the user's code: who knows how long
             store.write()

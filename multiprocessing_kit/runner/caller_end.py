@@ -122,13 +122,17 @@ class CallerEnd:
         if self._taken_until and begun > self._taken_until:
             self._taken_until = self._words[TAKEN_BACK] = 0
         # Not cleared before: it announces a job and then looks, so it may still have to look at the last.
-        return max(0, (self._taken_from if self._taken_until else self._sent_jobs + 1) - 1 - begun)
+        return max(0, self._last_left - begun)
+
+    @property
+    def _last_left(self) -> int:
+        """Number of the last job that was sent and not taken back."""
+        return self._taken_from - 1 if self._taken_until else self._sent_jobs
 
     def take_back_from(self, number: int) -> int | None:
         """Have the child skip this job and all behind it, unless it was taken back; as `take_back`."""
         could = self.could_take
-        last = (self._taken_from if self._taken_until else self._sent_jobs + 1) - 1
-        count = min(could, last + 1 - number)
+        count = min(could, self._last_left + 1 - number)
         return self.take_back(count) if count > 0 else None
 
     def take_back(self, count: int) -> int:

@@ -191,7 +191,7 @@ class JobChild:
 
     # ── a lease ───────────────────────────────────────────────────────────────────────────────────
 
-    def _run_single(self, index: int, argument: memoryview | Cargo) -> None:
+    def _run_single(self, index: int, argument: memoryview) -> None:
         if self._is_watched():
             self._run_alone(index, argument, 1, apart=True)
         else:

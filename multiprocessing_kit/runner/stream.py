@@ -36,6 +36,16 @@ class Stream(Iterator[Response]):
         self._owner = os.getpid()
 
     @property
+    def run_id(self) -> str:
+        """Prefix of the job ids."""
+        return self._run.id
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether the next response can be had without work or waiting."""
+        return bool(self._run.ready)
+
+    @property
     def interrupts(self) -> Interrupts:
         """Enter it to hold signals back between two responses, too."""
         return self._interrupts
