@@ -60,7 +60,7 @@ class Process(EventSource):
         max_memory_per_child: Bytes of its own memory beyond which a child is replaced before its next job.
             Beyond twice as much it is killed in the midst of one, which counts as a crash.
         batch_size: How many jobs a child is given at once. "auto" adapts it to what jobs take: from one to
-            about 10 ms of work. A child that is killed may have run some of them whose answers had not been
+            about 20 ms of work. A child that is killed may have run some of them whose answers had not been
             sent yet, and these run again; 1, with `crash_retries=0`, is for work that must not be repeated.
         window: At most how many inputs `imap` takes from the iterable before their responses have
             been yielded, and how many go before a requeued job; by default 64 for each child, and for

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from multiprocessing_kit.errors import IpcError, JobCanceledError, JobError, PoolError, SerializationError
 from multiprocessing_kit.runner.crew import Crew, Member
-from multiprocessing_kit.runner.leases import LEASE_SECONDS, Leases
+from multiprocessing_kit.runner.leases import STUCK_SECONDS, Leases
 from multiprocessing_kit.runner.ledger import Lease, Ledger
 from multiprocessing_kit.runner.packing import Packer
 from multiprocessing_kit.runner.ready import Ready
@@ -103,10 +103,10 @@ class Feeder:
         for member in crew.members:
             member.lane.flush()
         # Children that are always busy would leave what waits behind a long job to wait for ever.
-        is_due = time.monotonic() - self._looked > LEASE_SECONDS
+        is_due = time.monotonic() - self._looked > STUCK_SECONDS
         while (place := self._place()) is not _NO_PLACE:
             idle = place is None or not place.held
-            if (idle or is_due) and self._take_back(LEASE_SECONDS, but_from=place):
+            if (idle or is_due) and self._take_back(STUCK_SECONDS, but_from=place):
                 continue
             is_due = False
             lease = self._next_lease(place)

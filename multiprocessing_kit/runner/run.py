@@ -32,7 +32,7 @@ from multiprocessing_kit.runner.answers import Opened, Payload, Sealed, open_ans
 from multiprocessing_kit.runner.crew import Crew, Member
 from multiprocessing_kit.runner.feeding import LOOK_AGAIN, Feeder, Window
 from multiprocessing_kit.runner.lane import HURRY
-from multiprocessing_kit.runner.leases import LEASE_SECONDS
+from multiprocessing_kit.runner.leases import STUCK_SECONDS
 from multiprocessing_kit.runner.ledger import Lease, Ledger
 from multiprocessing_kit.runner.losses import Losses
 from multiprocessing_kit.runner.messages import HEADER
@@ -183,7 +183,7 @@ class Run:
             if self._feeder.could_take_back():
                 timeouts.append(LOOK_AGAIN)
             elif self._is_awaited and any(member.held > 1 for member in crew.members):
-                timeouts.append(LEASE_SECONDS)
+                timeouts.append(STUCK_SECONDS)
             if self._watch.needed and (watch_due := self._watch.due(crew.members)) is not None:
                 timeouts.append(watch_due)
             ended = crew.wait(min(timeouts, default=None))
@@ -200,7 +200,7 @@ class Run:
     def _hurry(self, now: float) -> None:
         """Have children that are at a long job send the answers that wait behind it."""
         for member in self._crew.members:
-            if member.held < 2 or member.lane.stuck_for(now) < LEASE_SECONDS:
+            if member.held < 2 or member.lane.stuck_for(now) < STUCK_SECONDS:
                 continue
             oldest = member.leases[0]
             if member.lane.begun > oldest.number + oldest.done and now - member.hurried_at > _HURRY_AGAIN:

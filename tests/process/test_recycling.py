@@ -55,8 +55,13 @@ def check(worker: Noting, tasks: int, jobs: int, *, alone: bool) -> None:
     if alone:
         assert len(processed) <= -(-jobs // least)
         assert min([*processed.values()][:-1], default=least) >= least
-    assert worker.noted("setup") == Counter(processed.keys())
-    assert worker.noted("teardown") == Counter(processed.keys())
+    set_up = worker.noted("setup")
+    assert set(set_up.values()) == {1}
+    assert set_up == worker.noted("teardown")
+    # Towards the end, a child may be made for a job that another is quicker to take.
+    unused = set_up.keys() - processed.keys()
+    assert processed.keys() <= set_up.keys()
+    assert len(unused) <= (0 if alone else 2)
 
 
 @pytest.mark.parametrize(("tasks", "jobs"), [(1, 30), (2, 60), (7, 200), (1000, 5000)])

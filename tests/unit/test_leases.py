@@ -42,9 +42,9 @@ def answered(leases: Leases, count: int, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "size"),
-    [(0.0, 4096), (1e-6, 4096), (1e-5, 1000), (1e-4, 100), (1e-3, 10), (0.004, 2), (0.01, 1), (60, 1)],
+    [(0.0, 6553), (1e-6, 6553), (1e-5, 2000), (1e-4, 200), (1e-3, 20), (0.009, 2), (0.02, 1), (60, 1)],
 )
-def test_a_lease_is_worth_ten_milliseconds(seconds: float, size: int) -> None:
+def test_a_lease_is_worth_twenty_milliseconds(seconds: float, size: int) -> None:
     assert size_of(measured(seconds), ENDLESS) == pytest.approx(size, rel=0.02)
 
 
@@ -72,10 +72,10 @@ def test_a_lease_is_at_most_four_times_as_large_as_one_that_was_answered(
 def test_leases_of_quick_jobs_grow_fourfold() -> None:
     leases = Leases(2, None)
     sizes = []
-    for _ in range(7):
+    for _ in range(8):
         sizes.append(size_of(leases, ENDLESS))
         answered(leases, sizes[-1], 0.0)
-    assert sizes == [1, 4, 16, 64, 256, 1024, 4096]
+    assert sizes == [1, 4, 16, 64, 256, 1024, 4096, 8192]
 
 
 def test_a_lease_shrinks_when_jobs_become_slow() -> None:
@@ -91,7 +91,7 @@ def test_one_slow_job_among_many_does_not_undo_the_leases() -> None:
     assert size_of(leases, ENDLESS) >= 5
 
 
-@pytest.mark.parametrize(("size", "most"), [(1, 4096), (1 << 10, 64), (1 << 14, 4), (1 << 20, 1)])
+@pytest.mark.parametrize(("size", "most"), [(1, 8192), (1 << 10, 64), (1 << 14, 4), (1 << 20, 1)])
 def test_large_arguments_make_small_leases(size: int, most: int) -> None:
     assert size_of(measured(1e-7, size=size), ENDLESS) == pytest.approx(most, abs=1)
 
@@ -105,13 +105,13 @@ def test_leases_shrink_towards_a_known_end(children: int) -> None:
         sizes.append(size_of(leases, left))
         left -= sizes[-1]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == pytest.approx(min(1000, 20_000 // (2 * children)), rel=0.01)
+    assert sizes[0] == pytest.approx(min(2000, 20_000 // (2 * children)), rel=0.01)
     assert min(sizes) >= 49, "half a millisecond"
     assert size_of(leases, 1) >= 1
-    assert size_of(leases, ENDLESS) == pytest.approx(1000, rel=0.01)
+    assert size_of(leases, ENDLESS) == pytest.approx(2000, rel=0.01)
 
 
-@pytest.mark.parametrize(("left", "expected"), [(100, 10), (40, 10), (20, 5), (4, 1), (3, 1), (1, 1), (0, 1)])
+@pytest.mark.parametrize(("left", "expected"), [(100, 20), (40, 10), (20, 5), (4, 1), (3, 1), (1, 1), (0, 1)])
 def test_the_end_of_longer_jobs(left: int, expected: int) -> None:
     """A job of a millisecond is worth a lease of its own."""
     assert size_of(measured(0.00099), left) == expected
@@ -131,8 +131,8 @@ def test_a_fixed_size(fixed: int, seconds: float, left: int | None) -> None:
         (1.0, None, 1),  # nothing waits behind a long job
         (0.02, None, 1),
         (0.006, None, 2),
-        (1e-4, None, 50),
-        (0.0, None, 2048),
+        (1e-4, None, 100),
+        (0.0, None, 3276),
         (1.0, 10, 5),
         (1.0, 1, 1),
         (1e-4, 1, 18),
