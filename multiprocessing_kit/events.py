@@ -23,7 +23,7 @@ import enum
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from blinker import Signal
 
@@ -55,7 +55,13 @@ job_canceled = Signal("The job was canceled.")
 
 
 class JobEvent(str, enum.Enum):
-    """The moments in a job's life; equal to their lower-case names."""
+    """The moments in a job's life; equal to their lower-case names.
+
+    Attributes:
+        bit: Of this event in a mask of events.
+    """
+
+    bit: int
 
     JOB_START = "job_start"
     JOB_RUNNING = "job_running"
@@ -64,22 +70,23 @@ class JobEvent(str, enum.Enum):
     JOB_FAILED = "job_failed"
     JOB_CANCELED = "job_canceled"
 
-    @property
-    def bit(self) -> int:
-        """This event's bit in a mask of events."""
-        return _BITS[self]
+    def __new__(cls, name: str) -> JobEvent:
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.bit = 1 << len(cls.__members__)
+        return member
+
+    __hash__ = str.__hash__  # of an equal string, and not a function in Python for each look into a table
 
     @classmethod
     def parse(cls, event: object) -> JobEvent:
         """`event`, or the event of that name; `ValueError` lists the events there are."""
         try:
-            return cls(event)
+            return cls(cast(str, event))
         except ValueError:
             known = ", ".join(known.name for known in cls)
             raise ValueError(f"unknown event {event!r}; the events are {known}") from None
 
-
-_BITS = {event: 1 << place for place, event in enumerate(JobEvent)}
 
 SIGNALS: dict[JobEvent, Signal] = {
     JobEvent.JOB_START: job_start,

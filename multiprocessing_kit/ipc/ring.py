@@ -115,6 +115,11 @@ class Ring:
         """Whether a record waits (consumer's side)."""
         return self._words[_HEAD] != self._words[_TAIL]
 
+    @property
+    def passed(self) -> int:
+        """How far the consumer has read, in bytes since the beginning."""
+        return self._words[_TAIL]
+
     def close(self) -> None:
         """Let go of the shared memory."""
         self._words.release()

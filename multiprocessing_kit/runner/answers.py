@@ -7,6 +7,7 @@ cannot be pickled becomes a failed one that can.
 
 from __future__ import annotations
 
+import gc
 import itertools
 
 from multiprocessing_kit.errors import SerializationError
@@ -132,10 +133,16 @@ class Sealed:
         if self._records[0][0] == messages.MANY_APART:
             return list(map(self._response, itertools.count(self.first), bodies, durations))
         make, run_id, pid = JobResponse.succeeded, self._run_id, self._pid
-        return [
-            make(body, f"{run_id}-{index}", duration, pid, index)
-            for index, (body, duration) in enumerate(zip(bodies, durations, strict=True), self.first)
-        ]
+        collects = gc.isenabled()
+        gc.disable()  # it would look through them again and again while they are made, and find nothing
+        try:
+            return [
+                make(body, f"{run_id}-{index}", duration, pid, index)
+                for index, (body, duration) in enumerate(zip(bodies, durations, strict=True), self.first)
+            ]
+        finally:
+            if collects:
+                gc.enable()
 
     def _open_done(self, record: bytes) -> Response:
         _, attempt, index, seconds = HEADER.unpack_from(record)

@@ -55,6 +55,8 @@ class CallerEnd:
         self._taken_from = self._taken_until = 0
         self._seen = 0
         self._seen_at = 0.0
+        self._heard = -1
+        self._heard_at = 0.0
 
     @property
     def clogged(self) -> bool:
@@ -78,7 +80,8 @@ class CallerEnd:
     def since(self, now: float) -> float | None:
         """When the child began its job, by `time.monotonic()`; None while it is between two, or two attempts.
 
-        Where the child has not told yet, since it was first seen.
+        Where the child has not told yet, since it was first seen. While it waits for the caller, since that
+        has heard of it, for the caller may have been elsewhere for long.
         """
         words = self._words
         stuck = self.stuck_for(now)
@@ -90,6 +93,11 @@ class CallerEnd:
         since = words[SINCE]
         if not since:
             return None
+        if words[CHILD_WAITS] & (FOR_ROOM | FOR_GRANT):
+            heard = self._up.passed
+            if heard != self._heard:
+                self._heard, self._heard_at = heard, now
+            since = max(since, int(self._heard_at * 1e9))
         return since / 1e9 if words[BEGUN] == begun else now
 
     @property

@@ -272,7 +272,9 @@ class ChildEnd:
             raise DescriptorsLost(str(error)) from error
 
     def _wait(self, what: int, size: int = 0) -> None:
-        self._words[CHILD_WAITS] = what
+        words = self._words
+        began = time.monotonic_ns() if self._timed and what != FOR_RECORD and words[SINCE] else 0
+        words[CHILD_WAITS] = what
         try:
             self._wake_caller(FOR_RECORD | FOR_ROOM)  # nothing else may happen until it does something
             if what == FOR_RECORD:
@@ -291,4 +293,7 @@ class ChildEnd:
                     raise CallerGone("the caller is dead")
             self._bell.clear()
         finally:
-            self._words[CHILD_WAITS] = 0
+            if began:
+                words[SINCE] += time.monotonic_ns() - began  # the caller's time, not the job's
+                self._fence()
+            words[CHILD_WAITS] = 0

@@ -1,10 +1,10 @@
 """How many jobs a child is given at once, and how many it may hold.
 
 A lease is worth about twenty milliseconds of work by what jobs have taken so far: enough that handing it out
-costs little beside the work. When it turns out longer, what waits in it is taken back after ten (see `lane`). The first ones are one job
-each; a lease is at most four times as large as one that has been answered, so a guess is checked before it
-is built upon. Towards the end of inputs whose number is known, leases shrink (guided self-scheduling,
-Polychronopoulos and Kuck 1987), so that the children finish together.
+costs little beside the work. When it turns out longer, what waits in it is taken back after ten (see `lane`).
+The first ones are one job each; a lease is at most four times as large as one that has been answered, so a
+guess is checked before it is built upon. Towards the end of inputs whose number is known, leases shrink
+(guided self-scheduling, Polychronopoulos and Kuck 1987), so that the children finish together.
 
 A child may hold a second lease, so that it need not sleep until the next one comes. Where jobs are long, that
 sleep is nothing, and a waiting job would only be stuck.
@@ -23,8 +23,8 @@ _LEASE_SECONDS = 0.02
 _LEAST_SECONDS = 0.0005
 """What a lease should be worth also at the end, beside the 20 µs that it costs."""
 
-_AHEAD_SECONDS = 0.002
-"""Worth of single jobs that may wait in a lane."""
+_AHEAD_SECONDS = 0.006
+"""Worth of single jobs that may wait in a lane. The caller may be late by half of it: it shares processors."""
 
 _OVERHEAD = 0.00001
 """Seconds that a child spends on a job that travels alone, beside `process()`."""

@@ -19,6 +19,7 @@ __all__ = ["Audience", "Teller"]
 _log = logging.getLogger("multiprocessing_kit.runner")
 
 _EVENTS = list(JobEvent)
+_SUCCESS = JobEvent.JOB_SUCCESS
 
 _SENT_BY_CHILDREN = JobEvent.JOB_START.bit | JobEvent.JOB_RUNNING.bit | JobEvent.JOB_RETRY.bit
 """The events that only a child knows of; the final ones follow from the answer."""
@@ -67,14 +68,14 @@ class Teller:
         interrupts = self._interrupts
         interrupts_before = interrupts.count
         interrupts.in_user_code = True
-        fire, mask = self._audience.fire, self._mask
+        fire, mask, attempt = self._audience.fire, self._mask, answers.attempt
         try:
-            for place, response in enumerate(answers.responses):
-                event = JobEvent.JOB_SUCCESS if response.ok else _unhappy_event(response)
+            for index, (response, argument) in enumerate(
+                zip(answers.responses, arguments, strict=True), answers.first
+            ):
+                event = _SUCCESS if response.ok else _unhappy_event(response)
                 if mask & event.bit:
-                    payload = self._payload(event, answers.first + place, arguments[place], response)
-                    payload["attempt"], payload["pid"] = answers.attempt, pid
-                    fire(event, payload)
+                    fire(event, self._payload(event, index, argument, response, attempt, pid))
         finally:
             interrupts.in_user_code = False
         interrupts.check_user_code(interrupts_before)
@@ -83,8 +84,9 @@ class Teller:
         """Tell of an attempt that failed with its child, so that no child tells of it."""
         event = JobEvent.JOB_RETRY
         if self._mask & event.bit:
-            payload = self._payload(event, response.argument_index, argument, response)
-            payload["attempt"], payload["pid"], payload["delay"] = response.attempts, response.pid, delay
+            index, attempt, pid = response.argument_index, response.attempts, response.pid
+            payload = self._payload(event, index, argument, response, attempt, pid)
+            payload["delay"] = delay
             interrupts_before = self._interrupts.count
             self._interrupts.in_user_code = True
             try:
@@ -104,8 +106,7 @@ class Teller:
         interrupts.in_user_code = True
         try:
             fields = self._fields(record, event, index)
-            payload = self._payload(event, index, argument, fields.get("response"))
-            payload["attempt"], payload["pid"] = attempt, pid
+            payload = self._payload(event, index, argument, fields.get("response"), attempt, pid)
             payload["delay"] = fields.get("delay")
             payload["info"] = fields.get("info") or {}
             self._audience.fire(event, payload)
@@ -121,19 +122,25 @@ class Teller:
             return {}
         return fields
 
-    def _payload(
-        self, event: JobEvent, index: int, argument: object, response: Response | None
+    def _payload(  # noqa: PLR0917
+        self,
+        event: JobEvent,
+        index: int,
+        argument: object,
+        response: Response | None,
+        attempt: int,
+        pid: int,
     ) -> dict[str, Any]:
         return {
             "event": event,
             "job_id": f"{self._run_id}-{index}",
             "argument": argument,
-            "attempt": 1,
+            "attempt": attempt,
             "response": response,
             "exception": None if response is None else response.exception,
             "delay": None,
             "info": {},
-            "pid": 0,
+            "pid": pid,
         }
 
 

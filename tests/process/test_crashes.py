@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -155,20 +156,25 @@ def test_a_bad_job_alone(case: Case, run: Any, batch_size: Any) -> None:
     ],
 )
 def test_twenty_bad_jobs_among_good_ones(name: str, run: Any, batch_size: Any) -> None:
+    check_among_good_ones(name, run, batch_size, bad=20, count=2000)
+
+
+def check_among_good_ones(name: str, run: Any, batch_size: Any, *, bad: int, count: int) -> None:
+    """Bad jobs are answered as they should, and good ones are."""
     case = CASES[name]
-    bad = set(random.Random(name).sample(range(2000), 20))
+    bad_ones = set(random.Random(name).sample(range(count), bad))
 
     def job(number: int) -> object:
-        if number in bad:
+        if number in bad_ones:
             quietly()
             return case.do()
         return number * 3
 
     timeout = TIMEOUT if case.raises is JobTimeoutError else None
-    responses = run(Process(4, batch_size=batch_size, timeout=timeout), job, range(2000))
-    assert [response.argument_index for response in responses] == list(range(2000))
+    responses = run(Process(4, batch_size=batch_size, timeout=timeout), job, range(count))
+    assert [response.argument_index for response in responses] == list(range(count))
     for number, response in enumerate(responses):
-        if number in bad:
+        if number in bad_ones:
             check(response, case)
         else:
             assert (response.body, response.attempts) == (number * 3, 1)
@@ -377,6 +383,10 @@ def test_setup_that_ends_its_child(
 # ── storms ────────────────────────────────────────────────────────────────────────────────────────
 
 
+# Where jobs travel together, those that were done in the last 10 ms. Theirs are 20 µs, and more.
+AGAIN: dict[object, int] = {1: 1, "auto": 500}
+
+
 class Killer:
     """A process that kills a random child of ours for each time that it is asked to.
 
@@ -422,15 +432,18 @@ class Killer:
             os.close(descriptor)
 
 
-def check_storm(run: Any, process: Process, path: Path, *, count: int, kills: int, seed: int) -> None:
-    """Each job is answered once, whoever is killed."""
+def check_storm(
+    run: Any, process: Process, path: Path, *, count: int, kills: int, seed: int, again: int
+) -> None:
+    """Each job is answered once, whoever is killed, and at most `again` are run again for each kill."""
     rng = random.Random(seed)
     calls = set(rng.sample(range(count), kills))
     killer = Killer(kills, seed)
     try:
-        with Ran(path) as called:
+        with Ran(path) as called, Ran(path.with_suffix(".begun")) as begun:
 
             def job(number: int) -> object:
+                begun.note(number)
                 spin(300)
                 if number in calls and not called.counts()[number]:
                     called.note(number)
@@ -439,6 +452,7 @@ def check_storm(run: Any, process: Process, path: Path, *, count: int, kills: in
 
             responses = run(process, job, range(count))
             assert called.counts() == Counter(calls)
+            assert begun.counts().total() <= count + again * kills
     finally:
         killer.close()
     assert [response.argument_index for response in responses] == list(range(count))
@@ -451,10 +465,41 @@ def check_storm(run: Any, process: Process, path: Path, *, count: int, kills: in
 @pytest.mark.parametrize("resident", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_a_storm(run: Any, batch_size: Any, resident: bool, tmp_path: Path) -> None:
     process = Process(3, batch_size=batch_size, crash_retries=100)
+    again = AGAIN[batch_size]
     with process if resident else contextlib.nullcontext():
-        check_storm(run, process, tmp_path / "called", count=20_000, kills=50, seed=1)
+        check_storm(run, process, tmp_path / "called", count=20_000, kills=50, seed=1, again=again)
         if resident:
-            check_storm(run, process, tmp_path / "again", count=2000, kills=10, seed=2)
+            check_storm(run, process, tmp_path / "again", count=2000, kills=10, seed=2, again=again)
+
+
+@pytest.mark.parametrize("size", [20_000, 300_000], ids=["ring full", "arena"])
+@ways
+@batches
+def test_a_storm_of_large_data(size: int, run: Any, batch_size: Any, tmp_path: Path) -> None:
+    """Children wait for room, or for memory, with the caller slow to make any, when they are killed."""
+    count, kills = 600, 30
+    calls = set(random.Random(4).sample(range(count), kills))
+    pause = threading.Event()
+    killer = Killer(kills, 5)
+    process = Process(3, batch_size=batch_size, crash_retries=100)
+    process.on(JobEvent.JOB_SUCCESS, lambda _, argument: pause.wait(0.05 if argument[0] % 50 == 0 else 0))
+    try:
+        with Ran(tmp_path / "called") as called:
+
+            def job(argument: tuple[int, bytes]) -> bytes:
+                number, data = argument
+                if number in calls and not called.counts()[number]:
+                    called.note(number)
+                    killer.kill_one()
+                return data
+
+            inputs = [(number, number.to_bytes(2, "little") * (size // 2)) for number in range(count)]
+            responses = run(process, job, inputs)
+            assert called.counts() == Counter(calls)
+    finally:
+        killer.close()
+    assert [response.argument_index for response in responses] == list(range(count))
+    assert [response.body for response in responses] == [data for _, data in inputs]
 
 
 @pytest.mark.parametrize("ordered", [True, False])

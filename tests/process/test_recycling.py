@@ -64,7 +64,19 @@ def check(worker: Noting, tasks: int, jobs: int, *, alone: bool) -> None:
     assert len(unused) <= (0 if alone else 2)
 
 
-@pytest.mark.parametrize(("tasks", "jobs"), [(1, 30), (2, 60), (7, 200), (1000, 5000)])
+@pytest.mark.parametrize(
+    ("tasks", "jobs"),
+    [
+        (1, 30),
+        (2, 60),
+        (7, 200),
+        (1000, 5000),
+        *(
+            pytest.param(tasks, jobs, marks=[pytest.mark.stress, pytest.mark.timeout(1800)])
+            for tasks, jobs in [(1, 20_000), (2, 20_000), (7, 100_000), (100_000, 300_000)]
+        ),
+    ],
+)
 @ways
 @batches
 @pytest.mark.parametrize("processes", [1, 3])

@@ -272,8 +272,12 @@ def test_a_child_that_has_nothing_to_do_is_not_late(resident: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1 << 17, 1 << 22])
-def test_a_caller_that_looks_seldom_kills_nobody(size: int) -> None:
-    """It has listeners that take longer than a job may, or does other things between two responses."""
+def test_a_caller_that_looks_seldom_kills_nobody(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has listeners that take longer than a job may, or does other things between two responses.
+
+    Not even where there is no time between finding a job late and killing it.
+    """
+    monkeypatch.setattr("multiprocessing_kit.runner.watch._DUMP_SECONDS", 0.0)
     pause = threading.Event()
     process = Process(2, timeout=TIMEOUT).on(
         JobEvent.JOB_SUCCESS, lambda _, argument: pause.wait(2 * TIMEOUT if argument % 100 == 50 else 0)

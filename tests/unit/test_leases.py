@@ -135,8 +135,8 @@ def test_a_fixed_size(fixed: int, seconds: float, left: int | None) -> None:
         (0.0, None, 3276),
         (1.0, 10, 5),
         (1.0, 1, 1),
-        (1e-4, 1, 18),
-        (0.0, 1, 198),
+        (1e-4, 1, 54),
+        (0.0, 1, 594),
     ],
 )
 def test_what_a_child_may_hold_when_it_gets_another_lease(
