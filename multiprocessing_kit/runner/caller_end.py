@@ -95,10 +95,15 @@ class CallerEnd:
             return None
         if words[CHILD_WAITS] & (FOR_ROOM | FOR_GRANT):
             heard = self._up.passed
-            if heard != self._heard:
+            if heard != self._heard or self.has_records:
                 self._heard, self._heard_at = heard, now
             since = max(since, int(self._heard_at * 1e9))
         return since / 1e9 if words[BEGUN] == begun else now
+
+    @property
+    def has_records(self) -> bool:
+        """Whether there is something to receive."""
+        return bool(self._up)
 
     @property
     def is_set_up(self) -> bool:

@@ -24,7 +24,7 @@ _LEAST_SECONDS = 0.0005
 """What a lease should be worth also at the end, beside the 20 µs that it costs."""
 
 _AHEAD_SECONDS = 0.006
-"""Worth of single jobs that may wait in a lane. The caller may be late by half of it: it shares processors."""
+"""Worth of single jobs that may wait in a lane. The caller may be late by half of it."""
 
 _OVERHEAD = 0.00001
 """Seconds that a child spends on a job that travels alone, beside `process()`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 from multiprocessing_kit.response import Response
@@ -34,6 +35,7 @@ class Stream(Iterator[Response]):
         self._interrupts = interrupts
         self._give_back = give_back
         self._owner = os.getpid()
+        self._ending = threading.RLock()  # nobody rings a doorbell whose number is somebody else's by now
 
     @property
     def run_id(self) -> str:
@@ -85,9 +87,12 @@ class Stream(Iterator[Response]):
     def cancel(self, job_id: str) -> bool:
         """Have this job end; False if it is none of this run, or the run is over."""
         run_id, _, index = job_id.rpartition("-")
-        if run_id != self._run.id or self._crew is None or not index.isdecimal():
+        if run_id != self._run.id or not index.isdecimal():
             return False
-        self._run.cancel(int(index))
+        with self._ending:
+            if self._crew is None:
+                return False
+            self._run.cancel(int(index))
         return True
 
     def close(self) -> None:
@@ -100,7 +105,8 @@ class Stream(Iterator[Response]):
             self.close()
 
     def _end(self, *, finished: bool) -> None:
-        crew, self._crew = self._crew, None
+        with self._ending:
+            crew, self._crew = self._crew, None
         if (
             crew is None
             or os.getpid() != self._owner

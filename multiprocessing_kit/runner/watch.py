@@ -114,11 +114,11 @@ class Watch:
         """Since when it does not begin the job that it has; now, if there is a reason.
 
         A child may be stopped between two jobs, also while it sleeps. Before its first one it may have much
-        to set up.
+        to set up, and it may have to wait until its answers are taken.
         """
         lane = member.lane
         begun = lane.begun
-        if not member.held or lane.current is not None or not lane.is_set_up:
+        if not member.held or lane.current is not None or not lane.is_set_up or lane.has_records:
             self._idle.pop(member, None)
             return now
         seen, since = self._idle.get(member, (begun, now))
