@@ -211,7 +211,7 @@ class Crew:
         """Forget an ended child.
 
         Raises:
-            PoolError: Several in a row have died before they got to a job.
+            PoolError: Several in a row have died before they got to a job, and none that got further is left.
         """
         self.members.remove(member)
         self._let_go(member)
@@ -220,7 +220,8 @@ class Crew:
             status = "was ended because a job had closed its descriptors"
         _log.info("child %d (#%d) %s", member.child.pid, member.pin, status)
         self._barren += 1
-        if self._barren > max(3, 2 * self.size):
+        # Where one has been set up, it is not `setup()` that kills the others.
+        if self._barren > max(3, 2 * self.size) and not any(m.lane.is_set_up for m in self.members):
             raise PoolError(
                 f"{self._barren} children in a row ended without answering a job; the last, "
                 f"{member.child.pid}, {status}: look at setup(), and for what they wrote to stderr"
