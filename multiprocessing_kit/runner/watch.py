@@ -27,6 +27,9 @@ __all__ = ["Doom", "Watch"]
 _DUMP_SECONDS = 0.05
 """For the child to write its stacks; a stopped one cannot."""
 
+_DUMP_TURNS = 20
+"""So many times as long where the child is ready to run, and others have the processors."""
+
 _LOOK_AT_MEMORY = 0.1
 
 
@@ -39,12 +42,14 @@ class Doom:
         kill_at: When, by `time.monotonic()`.
         memory: Bytes that it had, if that is why.
         canceled: What to answer its job with, if that is why. If nothing is, it took too long.
+        turns: How often it has been given more time to write its stacks.
     """
 
     number: int | None
     kill_at: float
     memory: int | None = None
     canceled: JobCanceledError | None = None
+    turns: int = 0
 
     @property
     def is_for_time(self) -> bool:
@@ -78,7 +83,7 @@ class Watch:
                     continue
                 if member.doom.is_for_time and member.lane.current != member.doom.number:
                     member.doom = None  # its job has ended after all
-                else:
+                elif not self._waits_for_stacks(member, member.doom, now):
                     member.child.kill()
                 continue
             number = member.lane.current
@@ -92,6 +97,13 @@ class Watch:
                 if memory > self._memory:
                     member.doom = Doom(member.lane.current, now, memory=memory)
                     member.child.kill()
+
+    def _waits_for_stacks(self, member: Member, doom: Doom, now: float) -> bool:
+        doom.turns += 1
+        if not doom.is_for_time or doom.turns > _DUMP_TURNS or member.stacks is None:
+            return False
+        doom.kill_at = now + _DUMP_SECONDS
+        return member.stacks.may_come(member.child)
 
     def due(self, members: Iterable[Member]) -> float | None:
         """In how many seconds to look again; None if nothing can become due."""

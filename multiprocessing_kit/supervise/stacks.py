@@ -40,6 +40,16 @@ class Stacks:
             self._begin = os.fstat(self._fd).st_size
             child.send_signal(_DUMP)
 
+    def may_come(self, child: ForkedChild) -> bool:
+        """In the parent: whether `child` has not begun to write only because it is not given a processor."""
+        if self._fd < 0 or os.fstat(self._fd).st_size > self._begin:
+            return False
+        try:
+            with open(f"/proc/{child.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] == b"R"
+        except OSError:
+            return False
+
     def read(self) -> str:
         """In the parent: what the child has written since it was asked."""
         if self._fd < 0:
