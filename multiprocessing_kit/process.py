@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import operator
 import os
 import threading
@@ -13,21 +12,19 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from blinker import Signal
-
 from multiprocessing_kit.errors import PoolError, QueueFullError
-from multiprocessing_kit.events import JobEvent
-from multiprocessing_kit.observer import EventSource
 from multiprocessing_kit.progress import ProgressBar
 from multiprocessing_kit.queues import NullQueue, Queue
 from multiprocessing_kit.response import Response
 from multiprocessing_kit.responses import Responses
+from multiprocessing_kit.runner.arguments import not_negative, positive, seconds
 from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
 from multiprocessing_kit.runner.feeding import Window
 from multiprocessing_kit.runner.limits import Limits
+from multiprocessing_kit.runner.listening import CallerEvents
 from multiprocessing_kit.runner.run import Run
+from multiprocessing_kit.runner.source import Source
 from multiprocessing_kit.runner.stream import Stream
-from multiprocessing_kit.runner.telling import Audience
 from multiprocessing_kit.supervise.cpus import available_cpus
 from multiprocessing_kit.supervise.interrupts import Interrupts
 from multiprocessing_kit.worker import Worker, as_worker
@@ -42,7 +39,7 @@ __all__ = ["Process"]
 _WINDOW_PER_CHILD = 64
 
 
-class Process(EventSource):
+class Process(CallerEvents):
     """Maps inputs across forked children.
 
     As a context manager it keeps its children between maps; without, each map forks its own.
@@ -89,15 +86,16 @@ class Process(EventSource):
         checkpoint: str | os.PathLike[str] | None = None,
         name: str = "",
     ) -> None:
-        self._size = available_cpus() if processes is None else _positive(processes, "processes")
-        self._window = None if window is None else _positive(window, "window")
+        super().__init__()
+        self._size = available_cpus() if processes is None else positive(processes, "processes")
+        self._window = None if window is None else positive(window, "window")
         self._queue_length = self._window or _WINDOW_PER_CHILD * self._size
-        self._batch_size = None if batch_size == "auto" else _positive(batch_size, "batch_size")
+        self._batch_size = None if batch_size == "auto" else positive(batch_size, "batch_size")
         self._limits = Limits(
-            _not_negative(crash_retries, "crash_retries"),
-            None if timeout is None else _seconds(timeout, "timeout"),
-            None if max_tasks_per_child is None else _positive(max_tasks_per_child, "max_tasks_per_child"),
-            None if max_memory_per_child is None else _positive(max_memory_per_child, "max_memory_per_child"),
+            not_negative(crash_retries, "crash_retries"),
+            None if timeout is None else seconds(timeout, "timeout"),
+            None if max_tasks_per_child is None else positive(max_tasks_per_child, "max_tasks_per_child"),
+            None if max_memory_per_child is None else positive(max_memory_per_child, "max_memory_per_child"),
         )
         if queue is not None and not isinstance(queue, Queue):
             raise TypeError(f"queue must be a multiprocessing_kit Queue or None, not {queue!r:.100}")
@@ -107,7 +105,6 @@ class Process(EventSource):
             raise TypeError(f"checkpoint must be a path or None, not {checkpoint!r:.100}")
         self._checkpoint = checkpoint
         self._name = name
-        self._signals = {event: Signal() for event in JobEvent}
         self._lock = threading.Lock()  # of the resident crew: maps may be started from several threads
         self._resident = False
         self._closed = False
@@ -223,9 +220,6 @@ class Process(EventSource):
     ) -> None:
         self.shutdown(wait=kind is None, cancel_pending=True)
 
-    def _signal(self, event: JobEvent) -> Signal:
-        return self._signals[event]
-
     # ── responses to the queue ────────────────────────────────────────────────────────────────────
 
     def _putter(
@@ -303,7 +297,7 @@ class Process(EventSource):
         interrupts = Interrupts(crew.bell.ring)
         run = Run(
             worker,
-            iterator,
+            Source(iterator, interrupts),
             crew,
             ordered=ordered,
             window=window,
@@ -311,7 +305,7 @@ class Process(EventSource):
             batch_size=self._batch_size,
             eager=eager,
             interrupts=interrupts,
-            audience=Audience(self._listened, self._fire),
+            audience=self._audience(),
         )
         bar = self._progress_bar(inputs, worker) if self._progress else None
 
@@ -340,14 +334,6 @@ class Process(EventSource):
             length = -1
         return ProgressBar(self, None if length < 0 else length, self._name or worker.name)
 
-    def _listened(self) -> int:
-        return sum(event.bit for event, signal in self._signals.items() if signal.receivers)
-
-    def _fire(self, event: JobEvent, payload: dict[str, Any]) -> None:
-        listeners = (self._listeners or {}).get(event)
-        if listeners is not None:  # the signals are this object's own: nobody else can be connected
-            listeners.tell(self, payload)
-
 
 _open: weakref.WeakSet[Process] = weakref.WeakSet()
 
@@ -357,23 +343,3 @@ def _shut_down_open() -> None:
     """End, in some order, what a program left open; without this its children are killed with it."""
     for process in list(_open):
         process.shutdown(wait=False, cancel_pending=True)
-
-
-def _positive(value: object, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{what} must be an int, not {value!r:.100}")
-    if value < 1:
-        raise ValueError(f"{what} must be at least 1, not {value}")
-    return value
-
-
-def _not_negative(value: object, what: str) -> int:
-    return 0 if value == 0 and type(value) is int else _positive(value, what)
-
-
-def _seconds(value: object, what: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{what} must be a number of seconds, not {value!r:.100}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{what} must be more than 0 seconds, and finite, not {value}")
-    return float(value)

@@ -250,6 +250,11 @@ class CallerEnd:
         self._words[STOP] = 1
         self._lane.child_bell.ring()
 
+    @property
+    def was_asked_to_stop(self) -> bool:
+        """Whether it was."""
+        return self._words[STOP] != 0
+
     def set_events(self, mask: int) -> None:
         """Tell the child which events to send home."""
         self._words[EVENTS] = mask

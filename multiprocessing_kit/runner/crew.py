@@ -56,6 +56,7 @@ class Member:
         freight: Its part in the large payloads.
         hurried_at: When it was last sent HURRY, by `time.monotonic()`.
         quota: Jobs in its life.
+        returned: Jobs that it was sent and did not run.
         stacks: Where it writes what it was at, if it may be killed for taking too long.
         doom: Why it is being killed, if it is.
     """
@@ -68,13 +69,14 @@ class Member:
     freight: Freight = field(default_factory=Freight)
     hurried_at: float = 0.0
     quota: int = sys.maxsize
+    returned: int = 0
     stacks: Stacks | None = None
     doom: Doom | None = None
 
     @property
     def quota_left(self) -> int:
         """How many more jobs it may be sent."""
-        return self.quota - self.lane.sent_jobs
+        return self.quota - self.lane.sent_jobs + self.returned
 
 
 class Crew:
@@ -219,7 +221,8 @@ class Crew:
         if member.child.exitcode == LOST_DESCRIPTORS:
             status = "was ended because a job had closed its descriptors"
         _log.info("child %d (#%d) %s", member.child.pid, member.pin, status)
-        self._barren += 1
+        if not member.lane.was_asked_to_stop:
+            self._barren += 1
         # Where one has been set up, it is not `setup()` that kills the others.
         if self._barren > max(3, 2 * self.size) and not any(m.lane.is_set_up for m in self.members):
             raise PoolError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal
 
 from multiprocessing_kit.errors import IpcError, JobCanceledError, JobError, PoolError, SerializationError
 from multiprocessing_kit.runner.crew import Crew, Member
@@ -14,7 +14,7 @@ from multiprocessing_kit.runner.leases import STUCK_SECONDS, Leases
 from multiprocessing_kit.runner.ledger import Lease, Ledger
 from multiprocessing_kit.runner.packing import Packer
 from multiprocessing_kit.runner.ready import Ready
-from multiprocessing_kit.runner.source import Source
+from multiprocessing_kit.runner.source import Inputs
 from multiprocessing_kit.supervise.interrupts import Interrupts
 
 __all__ = ["LOOK_AGAIN", "Feeder", "Window"]
@@ -26,6 +26,9 @@ LOOK_AGAIN = 0.002
 
 _WORTH_TAKING = 0.0005
 """Seconds of work that it pays to move to an idle child."""
+
+_WORTH_FORKING = 0.02
+"""Seconds of work that it pays to move to a child that is to be forked for it."""
 
 _NO_PLACE: Final = False
 
@@ -53,7 +56,7 @@ class Feeder:
     """Gives the jobs of one run to its crew.
 
     Args:
-        inputs: What the jobs are made of.
+        source: What the jobs are made of.
         crew: Who runs them.
         ledger: Notes who has which.
         ready: Tells how many responses were given out.
@@ -68,7 +71,7 @@ class Feeder:
 
     def __init__(
         self,
-        inputs: Iterator[Any] | range,
+        source: Inputs,
         crew: Crew,
         ledger: Ledger,
         ready: Ready,
@@ -78,7 +81,7 @@ class Feeder:
         interrupts: Interrupts,
         refuse: Callable[[Lease, JobError], None],
     ) -> None:
-        self.source = Source(inputs, interrupts)
+        self.source = source
         self.leases = Leases(crew.size, batch_size)
         self._batch_size = batch_size or sys.maxsize
         self._packer = Packer(crew.shipper)
@@ -111,12 +114,12 @@ class Feeder:
             is_due = False
             lease = self._next_lease(place)
             if lease is None:
-                if idle and self._take_back(LOOK_AGAIN, steal=True):
+                if idle and (self._take_back(LOOK_AGAIN) or self._steal(forking=place is None)):
                     continue
                 break
             if self.canceled and self._drop_canceled(lease):
                 continue
-            holder = place or self._hire()
+            holder = place or self.hire()
             if holder is None:
                 self._ledger.put_back(lease)
                 continue
@@ -136,35 +139,49 @@ class Feeder:
         idle = len(members) < self._crew.size or not all(member.held for member in members)
         return idle and any(member.lane.could_take for member in members)
 
-    def _take_back(self, stuck: float, *, but_from: Member | None = None, steal: bool = False) -> bool:
-        """For a child that has room: take back jobs that wait in another's lane.
+    def _take_back(self, stuck: float, *, but_from: Member | None = None) -> bool:
+        """Take back all that waits in a lane behind a job that lasts longer than `stuck` seconds.
 
         Args:
-            stuck: Seconds; all that waits behind a job that lasts longer.
-            but_from: That child.
-            steal: Otherwise, half of what waits where most does, if that is worth it.
+            stuck: So long.
+            but_from: Not from this child, for which it is.
 
         Returns:
-            Whether there are any.
+            Whether there is anything.
         """
         self._looked = now = time.monotonic()
-        most, victim = 0, None
         for member in self._crew.members:
             count = member.lane.could_take
             if count and member is not but_from and member.lane.stuck_for(now) > stuck:
                 return self._reclaim(member, count)
-            if count > most:
-                most, victim = count, member
-        if not steal or victim is None or most * self.leases.mean < _WORTH_TAKING:
+        return False
+
+    def _steal(self, *, forking: bool) -> bool:
+        """Take back half of what waits in the lane where most does, if that is worth it.
+
+        Args:
+            forking: Whether the child that it is for must be forked first. Then a single job stays where it
+                is: its own child may be as far.
+
+        Returns:
+            Whether there is anything.
+        """
+        count, victim = max(
+            ((member.lane.could_take, member) for member in self._crew.members),
+            key=lambda pair: pair[0],
+            default=(0, None),
+        )
+        worth = _WORTH_FORKING if forking else _WORTH_TAKING
+        if victim is None or count < 1 + forking or count * self.leases.mean < worth:
             return False
-        return self._reclaim(victim, -(-most // 2))
+        return self._reclaim(victim, -(-count // 2))
 
     def _reclaim(self, member: Member, count: int) -> bool:
-        held = member.held
-        self._ledger.reclaim(member, member.lane.take_back(count))
-        return member.held < held
+        returned = self._ledger.reclaim(member, member.lane.take_back(count))
+        member.returned += returned
+        return returned > 0
 
-    def _hire(self) -> Member | None:
+    def hire(self) -> Member | None:
         """One more child; None where the system allows no more than there are."""
         crew = self._crew
         try:

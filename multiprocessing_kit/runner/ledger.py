@@ -139,8 +139,9 @@ class Ledger:
         """`lease` could not be sent, or was skipped: it is the next one again."""
         self._returned.appendleft(lease)
 
-    def reclaim(self, holder: Holder, number: int) -> None:
-        """`holder` will not run the jobs from this number in its lane on: they go back to the front."""
+    def reclaim(self, holder: Holder, number: int) -> int:
+        """`holder` will not run the jobs from this number in its lane on; how many go back to the front."""
+        held = holder.held
         back = []
         while holder.leases and holder.leases[-1].number + len(holder.leases[-1].arguments) > number:
             lease = holder.leases.pop()
@@ -152,6 +153,7 @@ class Ledger:
             back.append(lease)
             holder.held -= len(lease)
         self._returned.extendleft(back)
+        return held - holder.held
 
     def answered(self, holder: Holder, count: int) -> Lease:
         """`holder` answered the `count` jobs it holds longest, which leave the ledger; their lease."""
@@ -175,8 +177,9 @@ class Ledger:
         else:
             self._again.append((self.taken + self._queue_length, lease))
 
-    def skipped(self, holder: Holder, number: int, count: int) -> None:
-        """`holder` did not run these of its lane; those that it still holds go back to the front."""
+    def skipped(self, holder: Holder, number: int, count: int) -> int:
+        """`holder` did not run these of its lane; how many of those that it holds go back to the front."""
+        held = holder.held
         back = []
         while count and holder.leases:
             lease = holder.leases[0]
@@ -191,6 +194,7 @@ class Ledger:
             back.append(lease)
             holder.held -= gone
         self._returned.extendleft(reversed(back))
+        return held - holder.held
 
     def give_back(self, holder: Holder) -> None:
         """`holder` died: the jobs that it had not begun go back to the front."""

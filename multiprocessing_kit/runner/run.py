@@ -21,8 +21,6 @@ import pickle
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
 
 from multiprocessing_kit.errors import JobCanceledError, JobError, PoolError, SerializationError
 from multiprocessing_kit.ipc.codec import decode, unpack_exception
@@ -37,6 +35,7 @@ from multiprocessing_kit.runner.ledger import Lease, Ledger
 from multiprocessing_kit.runner.losses import Losses
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.runner.ready import Ready
+from multiprocessing_kit.runner.source import Inputs
 from multiprocessing_kit.runner.telling import Audience, Teller
 from multiprocessing_kit.runner.watch import Doom, Watch
 from multiprocessing_kit.supervise.interrupts import Interrupts
@@ -60,7 +59,7 @@ class Run:
 
     Args:
         worker: What to run.
-        inputs: On what.
+        source: On what.
         crew: By whom.
         ordered: Whether the answers keep to the order of the inputs.
         window: How far inputs are taken ahead of the answers.
@@ -78,7 +77,7 @@ class Run:
     def __init__(
         self,
         worker: Worker,
-        inputs: Iterator[Any] | range,
+        source: Inputs,
         crew: Crew,
         *,
         ordered: bool,
@@ -98,7 +97,7 @@ class Run:
         self._ledger = Ledger(queue_length)
         self.ready = Ready(ordered=ordered)
         self._feeder = Feeder(
-            inputs,
+            source,
             crew,
             self._ledger,
             self.ready,
@@ -117,10 +116,28 @@ class Run:
             fail=self._fail,
         )
         self._watch = Watch(crew.limits)
+        self._aborted: BaseException | None = None
         self._cancels: deque[int] = deque()
         self._canceling: dict[int, JobCanceledError] = {}
         self._looked = time.monotonic()
         self.begun = False
+
+    def begin(self) -> None:
+        """Make the crew ready for it, unless it is."""
+        if not self.begun:
+            self.begun = True
+            self._crew.begin_run(self._worker, self.id, self._interrupts)
+
+    def hire_all(self) -> None:
+        """Fork all children now, rather than one when there is work for it."""
+        self.begin()
+        while len(self._crew.members) < self._crew.size:
+            self._feeder.hire()
+
+    def abort(self, error: BaseException) -> None:
+        """Have `wait_ready` raise this. Any thread."""
+        self._aborted = error
+        self._crew.bell.ring()
 
     def wait_ready(self) -> bool:
         """Work until an answer is ready; False if all have been given out.
@@ -130,9 +147,7 @@ class Run:
             PoolError: The children as a whole cannot go on.
             KeyboardInterrupt, SystemExit: A signal came.
         """
-        if not self.begun:
-            self.begun = True
-            self._crew.begin_run(self._worker, self.id, self._interrupts)
+        self.begin()
         done = self._advance()
         source = self._feeder.source
         while not self.ready:
@@ -150,6 +165,8 @@ class Run:
     def _advance(self) -> bool:
         """Do all that can be done without waiting; False if there was more than is good at once."""
         self._interrupts.check()
+        if self._aborted is not None:
+            raise self._aborted
         crew = self._crew
         crew.set_events(self._teller.look())
         for member in crew.members:
@@ -235,14 +252,14 @@ class Run:
             member, number = holder
             kept_from = member.lane.take_back_from(number)
             if kept_from is not None:
-                self._ledger.reclaim(member, kept_from)
+                member.returned += self._ledger.reclaim(member, kept_from)
         job = self._ledger.withdraw(index)
         if job is not None:
             self._fail(job, error, job.attempt - 1, 0)
         elif holder is not None:
             self._canceling[index] = error  # it may be requeued before its child dies
             if member.doom is None and member.lane.current == number:
-                member.doom = Doom(number, 0.0, canceled=error)
+                member.doom = Doom(number, number, 0.0, canceled=error)
                 member.child.kill()
         # else it is answered
 
@@ -303,7 +320,7 @@ class Run:
             self._ledger.requeue(member, seconds, count, record[HEADER.size :])
             self._end_canceled(index)
         elif kind == messages.SKIPPED:
-            self._ledger.skipped(member, index, count)
+            member.returned += self._ledger.skipped(member, index, count)
         elif kind == messages.EVENT:
             for lease in member.leases:
                 if lease.index <= index < lease.index + len(lease):

@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from multiprocessing_kit.errors import PoolError
 from multiprocessing_kit.ipc.parcel import Parcel
 from multiprocessing_kit.runner.packing import IMMUTABLE, Pickled, pickled
 from multiprocessing_kit.supervise.interrupts import Interrupts
 
-__all__ = ["Source", "Taken"]
+__all__ = ["Inputs", "Source", "Taken"]
 
 Taken = tuple[Sequence[Any], "list[Pickled] | None"]
 """Inputs, and their pickles if they were pickled already."""
@@ -44,16 +44,32 @@ def _has_length(inputs: range) -> bool:
     return not inputs or abs(inputs[-1] - inputs[0]) <= sys.maxsize
 
 
-class Source:
-    """Any iterable: without a length, endless, or one that raises half-way.
+class Inputs(Protocol):
+    """Where the inputs of a run come from.
 
     Attributes:
         exhausted: No input is left, or taking one failed.
+        left: How many inputs there still are, if that is known.
         error: The exception with which taking one failed.
         gives_large: The user's own iterator has given something large. The memory may be filled anew for the
             next input, so such an input can be sent only once: it should not wait where it may be taken back.
         slow: The last `take` gave fewer than it was asked for because they took their time.
     """
+
+    error: BaseException | None
+    gives_large: bool
+    slow: bool
+
+    @property
+    def exhausted(self) -> bool: ...
+    @property
+    def left(self) -> int | None: ...
+    def take(self, count: int) -> Taken:
+        """The next inputs, at most `count`."""
+
+
+class Source(Inputs):
+    """Any iterable: without a length, endless, or one that raises half-way."""
 
     def __init__(self, inputs: Iterator[Any] | range, interrupts: Interrupts) -> None:
         self._range = inputs if isinstance(inputs, range) and _has_length(inputs) else None
@@ -61,10 +77,15 @@ class Source:
         self._interrupts = interrupts
         self._generation = _generation
         self._at_hand = type(self._iterator) in _AT_HAND
-        self.exhausted = False
+        self._exhausted = False
         self.slow = False
         self.gives_large = False
         self.error: BaseException | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no input is left, or taking one failed."""
+        return self._exhausted
 
     @property
     def left(self) -> int | None:
@@ -83,11 +104,11 @@ class Source:
         self.slow = False
         if self._range is not None:  # a part of it is a range, too, which travels lightly
             taken, self._range = self._range[:count], self._range[count:]
-            self.exhausted = not self._range
+            self._exhausted = not self._range
             return taken, None
         if self._at_hand:
             arguments = list(islice(self._iterator, count))
-            self.exhausted = len(arguments) < count
+            self._exhausted = len(arguments) < count
             return arguments, None
         return self._take_from_user(1 if self.gives_large else count)
 
@@ -114,11 +135,11 @@ class Source:
                     self.slow = True
                     break
         except StopIteration:
-            self.exhausted = True
+            self._exhausted = True
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or interrupts.count > interrupts_before:
                 raise  # a signal that struck here, not a fault of the inputs
-            self.exhausted = True
+            self._exhausted = True
             self.error = error
         finally:
             interrupts.in_user_code = False

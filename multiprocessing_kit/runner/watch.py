@@ -20,6 +20,7 @@ from multiprocessing_kit.runner.limits import Limits
 from multiprocessing_kit.runner.memory import own_memory
 
 if TYPE_CHECKING:
+    from multiprocessing_kit.runner.caller_end import CallerEnd
     from multiprocessing_kit.runner.crew import Member
 
 __all__ = ["Doom", "Watch"]
@@ -39,6 +40,7 @@ class Doom:
 
     Attributes:
         number: Of the job that it is killed for, in its lane; None if it was between two.
+        begun: Of the job that it had begun last.
         kill_at: When, by `time.monotonic()`.
         memory: Bytes that it had, if that is why.
         canceled: What to answer its job with, if that is why. If nothing is, it took too long.
@@ -46,6 +48,7 @@ class Doom:
     """
 
     number: int | None
+    begun: int
     kill_at: float
     memory: int | None = None
     canceled: JobCanceledError | None = None
@@ -55,6 +58,10 @@ class Doom:
     def is_for_time(self) -> bool:
         """Whether it took too long."""
         return self.memory is None and self.canceled is None
+
+    def has_passed(self, lane: CallerEnd) -> bool:
+        """Whether the child has gone on since."""
+        return (lane.current, lane.begun) != (self.number, self.begun)
 
 
 class Watch:
@@ -81,21 +88,21 @@ class Watch:
             if member.doom is not None:
                 if now < member.doom.kill_at:
                     continue
-                if member.doom.is_for_time and member.lane.current != member.doom.number:
+                if member.doom.is_for_time and member.doom.has_passed(member.lane):
                     member.doom = None  # its job has ended after all
                 elif not self._waits_for_stacks(member, member.doom, now):
                     member.child.kill()
                 continue
-            number = member.lane.current
+            number, begun = member.lane.current, member.lane.begun
             late = self._timeout is not None and now >= self._deadline(member, self._timeout, now)
-            if late and member.lane.current == number:  # else it went on since
-                member.doom = Doom(number, now + _DUMP_SECONDS)
+            if late and (member.lane.current, member.lane.begun) == (number, begun):  # else it went on since
+                member.doom = Doom(number, begun, now + _DUMP_SECONDS)
                 if member.stacks is not None:
                     member.stacks.ask(member.child)
             elif look_at_memory and self._memory is not None and member.held:
                 memory = own_memory(member.child.pid)
                 if memory > self._memory:
-                    member.doom = Doom(member.lane.current, now, memory=memory)
+                    member.doom = Doom(number, begun, now, memory=memory)
                     member.child.kill()
 
     def _waits_for_stacks(self, member: Member, doom: Doom, now: float) -> bool:

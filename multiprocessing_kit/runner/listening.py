@@ -1,0 +1,51 @@
+"""What can be listened to in the caller: a process, a pool, an executor."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from blinker import Signal
+
+from multiprocessing_kit.events import JobEvent
+from multiprocessing_kit.observer import EventSource
+from multiprocessing_kit.runner.telling import Audience
+
+__all__ = ["CallerEvents"]
+
+
+class CallerEvents(EventSource):
+    """Its listeners run in the caller; children send events home while there are any."""
+
+    def __init__(self) -> None:
+        self._signals = {event: Signal() for event in JobEvent}
+
+    def _signal(self, event: JobEvent) -> Signal:
+        return self._signals[event]
+
+    def _audience(self) -> Audience:
+        """Its listeners, for a run, which keeps this object alive."""
+        return Audience(self._listened, self._fire)
+
+    def _weak_audience(self) -> Audience:
+        """Its listeners, for a run that goes on until this object is dropped."""
+        me = weakref.ref(self)
+
+        def listened() -> int:
+            source = me()
+            return 0 if source is None else source._listened()
+
+        def fire(event: JobEvent, payload: dict[str, Any]) -> None:
+            source = me()
+            if source is not None:
+                source._fire(event, payload)
+
+        return Audience(listened, fire)
+
+    def _listened(self) -> int:
+        return sum(event.bit for event, signal in self._signals.items() if signal.receivers)
+
+    def _fire(self, event: JobEvent, payload: dict[str, Any]) -> None:
+        listeners = (self._listeners or {}).get(event)
+        if listeners is not None:  # the signals are this object's own: nobody else can be connected
+            listeners.tell(self, payload)
