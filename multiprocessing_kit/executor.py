@@ -1,4 +1,4 @@
-"""`ForkExecutor`: a `concurrent.futures.Executor` in which a crash fails the call that crashed and no other."""
+"""`ForkExecutor`: a `concurrent.futures.Executor` in which a crash fails only the call that crashed."""
 
 from __future__ import annotations
 

@@ -216,13 +216,12 @@ class Crew:
             PoolError: Several in a row have died before they got to a job, and none that got further is left.
         """
         self.members.remove(member)
+        self._barren += not member.lane.was_asked_to_stop
         self._let_go(member)
         status = describe_exit(member.child.exitcode)
         if member.child.exitcode == LOST_DESCRIPTORS:
             status = "was ended because a job had closed its descriptors"
         _log.info("child %d (#%d) %s", member.child.pid, member.pin, status)
-        if not member.lane.was_asked_to_stop:
-            self._barren += 1
         # Where one has been set up, it is not `setup()` that kills the others.
         if self._barren > max(3, 2 * self.size) and not any(m.lane.is_set_up for m in self.members):
             raise PoolError(
