@@ -16,6 +16,7 @@ from multiprocessing_kit.errors import (
     JobError,
     JobTimeoutError,
     KitError,
+    PoolClosedError,
     PoolError,
     QueueClosedError,
     QueueEmptyError,
@@ -27,6 +28,7 @@ from multiprocessing_kit.errors import (
     WorkerLostError,
 )
 from multiprocessing_kit.events import JobEvent
+from multiprocessing_kit.executor import ForkExecutor
 from multiprocessing_kit.lifecycle import JobStatus
 from multiprocessing_kit.observer import Observer
 from multiprocessing_kit.process import Process
@@ -38,6 +40,7 @@ from multiprocessing_kit.worker import Worker
 
 __all__ = [
     "CheckpointError",
+    "ForkExecutor",
     "IpcError",
     "JobCanceledError",
     "JobError",
@@ -48,6 +51,7 @@ __all__ = [
     "KitError",
     "NullQueue",
     "Observer",
+    "PoolClosedError",
     "PoolError",
     "Process",
     "Queue",
