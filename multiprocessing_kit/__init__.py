@@ -18,6 +18,7 @@ from multiprocessing_kit.errors import (
     KitError,
     PoolClosedError,
     PoolError,
+    PoolFullError,
     QueueClosedError,
     QueueEmptyError,
     QueueError,
@@ -31,6 +32,7 @@ from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.executor import ForkExecutor
 from multiprocessing_kit.lifecycle import JobStatus
 from multiprocessing_kit.observer import Observer
+from multiprocessing_kit.pool import Pool
 from multiprocessing_kit.process import Process
 from multiprocessing_kit.queues import NullQueue, Queue, SharedMemQueue
 from multiprocessing_kit.response import JobResponse, Response
@@ -51,8 +53,10 @@ __all__ = [
     "KitError",
     "NullQueue",
     "Observer",
+    "Pool",
     "PoolClosedError",
     "PoolError",
+    "PoolFullError",
     "Process",
     "Queue",
     "QueueClosedError",

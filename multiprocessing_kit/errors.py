@@ -13,7 +13,8 @@
     │   ├── QueueFullError          (also `queue.Full`)
     │   └── QueueClosedError        it was closed or destroyed
     ├── PoolError                   the children as a whole cannot go on
-    │   └── PoolClosedError         (also `RuntimeError`) it was shut down
+    │   ├── PoolClosedError         (also `RuntimeError`, `ValueError`) it was closed or shut down
+    │   └── PoolFullError           it has as many jobs as it may have
     ├── CheckpointError             a file of kept answers cannot be used, or not for this map
     └── IpcError                    the system refused shared memory or semaphores
 
@@ -35,6 +36,7 @@ __all__ = [
     "KitError",
     "PoolClosedError",
     "PoolError",
+    "PoolFullError",
     "QueueClosedError",
     "QueueEmptyError",
     "QueueError",
@@ -212,8 +214,23 @@ class PoolError(KitError):
     """The children as a whole cannot go on (`setup()` fails, they die before their first job)."""
 
 
-class PoolClosedError(PoolError, RuntimeError):
-    """The executor was shut down and takes no more calls."""
+class PoolClosedError(PoolError, RuntimeError, ValueError):
+    """The pool or executor takes no more calls.
+
+    The standard library's executors raise `RuntimeError` then, its pools `ValueError`.
+    """
+
+
+class PoolFullError(PoolError):
+    """The pool has as many unanswered jobs as it may have.
+
+    Attributes:
+        maxsize: So many.
+    """
+
+    def __init__(self, message: str, *, maxsize: int = 0) -> None:
+        super().__init__(message)
+        self.maxsize = maxsize
 
 
 class CheckpointError(KitError):
