@@ -9,13 +9,19 @@
 """
 
 from multiprocessing_kit import events
+from multiprocessing_kit.child import Child, current_child, delay
+from multiprocessing_kit.child_events import ChildEvent
 from multiprocessing_kit.errors import (
     CheckpointError,
+    ChildError,
+    ChildTimeoutError,
     IpcError,
     JobCanceledError,
     JobError,
     JobTimeoutError,
     KitError,
+    LockerError,
+    PipeTimeoutError,
     PoolClosedError,
     PoolError,
     PoolFullError,
@@ -26,22 +32,56 @@ from multiprocessing_kit.errors import (
     RemoteError,
     RetriesExhaustedError,
     SerializationError,
+    TableClosedError,
+    TableError,
+    TableFullError,
+    TableOverflowError,
+    TableTypeError,
+    TableValueError,
     WorkerLostError,
 )
 from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.executor import ForkExecutor
 from multiprocessing_kit.lifecycle import JobStatus
+from multiprocessing_kit.lockers import (
+    ConditionLocker,
+    FileLocker,
+    Locker,
+    LockOwner,
+    MutexLocker,
+    ReentrantLocker,
+    RWLocker,
+    SemaphoreLocker,
+    SpinLocker,
+)
 from multiprocessing_kit.observer import Observer
+from multiprocessing_kit.pipe import Pipe, PipeEnd
 from multiprocessing_kit.pool import Pool
 from multiprocessing_kit.process import Process
-from multiprocessing_kit.queues import NullQueue, Queue, SharedMemQueue
+from multiprocessing_kit.queues import (
+    FifoQueue,
+    LifoQueue,
+    NullQueue,
+    PriorityQueue,
+    Queue,
+    SharedMemQueue,
+)
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.responses import Responses
 from multiprocessing_kit.retry import RetryStrategy, RetryType
+from multiprocessing_kit.shared import Shared
+from multiprocessing_kit.supervise.signal_listener import SignalListener
 from multiprocessing_kit.worker import Worker
 
 __all__ = [
     "CheckpointError",
+    "Child",
+    "ChildError",
+    "ChildEvent",
+    "ChildTimeoutError",
+    "ConditionLocker",
+    "FifoQueue",
+    "FileLocker",
     "ForkExecutor",
     "IpcError",
     "JobCanceledError",
@@ -51,27 +91,50 @@ __all__ = [
     "JobStatus",
     "JobTimeoutError",
     "KitError",
+    "LifoQueue",
+    "LockOwner",
+    "Locker",
+    "LockerError",
+    "MutexLocker",
     "NullQueue",
     "Observer",
+    "Pipe",
+    "PipeEnd",
+    "PipeTimeoutError",
     "Pool",
     "PoolClosedError",
     "PoolError",
     "PoolFullError",
+    "PriorityQueue",
     "Process",
     "Queue",
     "QueueClosedError",
     "QueueEmptyError",
     "QueueError",
     "QueueFullError",
+    "RWLocker",
+    "ReentrantLocker",
     "RemoteError",
     "Response",
     "Responses",
     "RetriesExhaustedError",
     "RetryStrategy",
     "RetryType",
+    "SemaphoreLocker",
     "SerializationError",
+    "Shared",
     "SharedMemQueue",
+    "SignalListener",
+    "SpinLocker",
+    "TableClosedError",
+    "TableError",
+    "TableFullError",
+    "TableOverflowError",
+    "TableTypeError",
+    "TableValueError",
     "Worker",
     "WorkerLostError",
+    "current_child",
+    "delay",
     "events",
 ]

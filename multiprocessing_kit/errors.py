@@ -12,9 +12,19 @@
     │   ├── QueueEmptyError         (also `queue.Empty`)
     │   ├── QueueFullError          (also `queue.Full`)
     │   └── QueueClosedError        it was closed or destroyed
+    ├── LockerError                 a locker was misused or destroyed (also RuntimeError and ValueError)
+    ├── ChildError                  a `Child` was used in a way it does not allow
+    │   └── ChildTimeoutError       (also `TimeoutError`) it did not end, or send a message, in time
     ├── PoolError                   the children as a whole cannot go on
     │   ├── PoolClosedError         (also `RuntimeError`, `ValueError`) it was closed or shut down
     │   └── PoolFullError           it has as many jobs as it may have
+    ├── TableError                  a table in shared memory refused a row or was misused
+    │   ├── TableFullError          every row is taken, and the key has none
+    │   ├── TableValueError         (also `ValueError`) a long or empty key, a long text, no such column
+    │   ├── TableTypeError          (also `TypeError`) a key, row or value of another type
+    │   ├── TableOverflowError      (also `OverflowError`) a number outside 64 bits
+    │   └── TableClosedError        it was closed here, or destroyed by any process
+    ├── PipeTimeoutError            (also `TimeoutError`) a message did not come or go in time
     ├── CheckpointError             a file of kept answers cannot be used, or not for this map
     └── IpcError                    the system refused shared memory or semaphores
 
@@ -29,11 +39,15 @@ import signal
 
 __all__ = [
     "CheckpointError",
+    "ChildError",
+    "ChildTimeoutError",
     "IpcError",
     "JobCanceledError",
     "JobError",
     "JobTimeoutError",
     "KitError",
+    "LockerError",
+    "PipeTimeoutError",
     "PoolClosedError",
     "PoolError",
     "PoolFullError",
@@ -44,6 +58,12 @@ __all__ = [
     "RemoteError",
     "RetriesExhaustedError",
     "SerializationError",
+    "TableClosedError",
+    "TableError",
+    "TableFullError",
+    "TableOverflowError",
+    "TableTypeError",
+    "TableValueError",
     "WorkerLostError",
 ]
 
@@ -210,6 +230,31 @@ class QueueClosedError(QueueError):
     """The queue was closed or destroyed, here or by another process."""
 
 
+class LockerError(KitError, RuntimeError, ValueError):
+    """A locker was misused, or was destroyed.
+
+    `threading`'s locks raise RuntimeError for misuse, its BoundedSemaphore and those of `multiprocessing`
+    ValueError.
+
+    Attributes:
+        reason: "not acquired", "another owner", "held", "destroyed" or "another value".
+        pid: Of the process that has it, where that is the reason; else 0.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", pid: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.pid = pid
+
+
+class ChildError(KitError):
+    """A `Child` was used in a way it does not allow: started twice, waited for by another process."""
+
+
+class ChildTimeoutError(ChildError, TimeoutError):
+    """A child did not end, or send a message, in the time that the caller would wait."""
+
+
 class PoolError(KitError):
     """The children as a whole cannot go on (`setup()` fails, they die before their first job)."""
 
@@ -231,6 +276,55 @@ class PoolFullError(PoolError):
     def __init__(self, message: str, *, maxsize: int = 0) -> None:
         super().__init__(message)
         self.maxsize = maxsize
+
+
+class TableError(KitError):
+    """A table in shared memory refused a row or was used in a way it does not allow.
+
+    Attributes:
+        table: Its name or, without one, its System V key.
+        key: Of the row; "" where it is not about one.
+        column: "" where it is not about one.
+    """
+
+    def __init__(self, message: str, *, table: str = "", key: str = "", column: str = "") -> None:
+        super().__init__(message)
+        self.table = table
+        self.key = key
+        self.column = column
+
+
+class TableFullError(TableError):
+    """Every row is taken, and the key has none."""
+
+
+class TableValueError(TableError, ValueError):
+    """A key or value is too long, the key is empty, or there is no such column."""
+
+
+class TableTypeError(TableError, TypeError):
+    """A key, row or value has a type that the table does not hold there."""
+
+
+class TableOverflowError(TableError, OverflowError):
+    """A number is outside what 64 bits hold. The row is as it was."""
+
+
+class TableClosedError(TableError):
+    """The table was closed here, or destroyed by any process."""
+
+
+class PipeTimeoutError(KitError, TimeoutError):
+    """A message did not come, or could not be sent, in time.
+
+    Attributes:
+        begun: Whether a part of it has come, or has gone out. The next `recv` goes on with what has come. The
+            rest of what has gone out in part goes before the next message, so it is not to be sent again.
+    """
+
+    def __init__(self, message: str, *, begun: bool = False) -> None:
+        super().__init__(message)
+        self.begun = begun
 
 
 class CheckpointError(KitError):

@@ -99,10 +99,16 @@ SIGNALS: dict[JobEvent, Signal] = {
 
 
 class Listeners:
-    """The listeners of one event at one source, in the order they were added: one blinker receiver."""
+    """The listeners of one event at one source, in the order they were added: one blinker receiver.
 
-    def __init__(self, bound: list[_Bound] | None = None) -> None:
+    Args:
+        bound: Those to begin with.
+        names: What the event carries.
+    """
+
+    def __init__(self, bound: list[_Bound] | None = None, names: tuple[str, ...] = PAYLOAD) -> None:
         self._bound = bound or []
+        self._names = names
 
     def __call__(self, source: object, **payload: Any) -> None:
         self.tell(source, payload)
@@ -122,11 +128,11 @@ class Listeners:
 
     def copy(self) -> Listeners:
         """Another list with the same listeners."""
-        return Listeners(list(self._bound))
+        return Listeners(list(self._bound), self._names)
 
     def add(self, listener: Callable[..., object], args: tuple[object, ...]) -> None:
         """Append `listener`; `TypeError` if it cannot be called the way `on` promises."""
-        self._bound.append(_Bound(listener, args))
+        self._bound.append(_Bound(listener, args, self._names))
 
     def remove(self, listener: Callable[..., object] | None) -> None:
         """Take `listener` out, or all of them for None."""
@@ -136,12 +142,14 @@ class Listeners:
 class _Bound:
     """A listener with its extra arguments and the payload names that it declares."""
 
-    def __init__(self, listener: Callable[..., object], args: tuple[object, ...]) -> None:
+    def __init__(
+        self, listener: Callable[..., object], args: tuple[object, ...], names: tuple[str, ...]
+    ) -> None:
         if not callable(listener):
             raise TypeError(f"a listener must be callable, not {type(listener).__qualname__}")
         self.listener = listener
         self.args = args
-        self._names = _declared_names(listener, 1 + len(args))
+        self._names = _declared_names(listener, 1 + len(args), names)
 
     def call(self, source: object, payload: dict[str, Any]) -> None:
         names = self._names
@@ -153,8 +161,10 @@ class _Bound:
             self.listener(source, *self.args)
 
 
-def _declared_names(listener: Callable[..., object], positional: int) -> tuple[str, ...] | None:
-    """Payload names `listener` takes; None for all of them.
+def _declared_names(
+    listener: Callable[..., object], positional: int, names: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Those of the payload's `names` that `listener` takes; None for all of them.
 
     Its first `positional` parameters are the source and the extra arguments of `on`.
     """
@@ -171,16 +181,16 @@ def _declared_names(listener: Callable[..., object], positional: int) -> tuple[s
             positional = 0
         elif positional and parameter.kind is not parameter.KEYWORD_ONLY:
             positional -= 1
-        elif parameter.name in PAYLOAD and parameter.kind is not parameter.POSITIONAL_ONLY:
+        elif parameter.name in names and parameter.kind is not parameter.POSITIONAL_ONLY:
             named.append(parameter.name)
         elif parameter.default is parameter.empty:
             raise TypeError(
                 f"listener {_name(listener)} asks for {parameter.name!r}, which no event carries; after the "
-                f"worker or process and the arguments given to on(), it may name: {', '.join(PAYLOAD)}"
+                f"worker, process or child and the arguments of on(), it may name: {', '.join(names)}"
             )
     if positional:
         raise TypeError(
-            f"listener {_name(listener)} must take the worker or process first, and then the "
+            f"listener {_name(listener)} must take the worker, process or child first, and then the "
             f"arguments given to on(): {positional} parameter(s) are missing"
         )
     return None if takes_all else tuple(named)
@@ -200,11 +210,14 @@ def send(signal: Signal, source: object, payload: dict[str, Any]) -> None:
 
 
 def _log_failure(listener: Callable[..., object], payload: dict[str, Any]) -> None:
+    kind, name = ("job", payload["job_id"]) if "job_id" in payload else ("child", payload["pid"])
     _log.exception(
-        "listener %s failed at %s of job %s; the job goes on",
+        "listener %s failed at %s of %s %s; the %s goes on",
         _name(listener),
         payload["event"].name,
-        payload["job_id"],
+        kind,
+        name,
+        kind,
     )
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """List this package's System V objects, and remove those whose creators are dead.
 
-Objects of other programs are neither listed nor touched. Without options it removes orphans only.
+Objects of other programs are neither listed nor touched. Without options it removes orphans only. Those
+with a name are no orphans when their creator is dead: they are kept, to be found again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from multiprocessing_kit.ipc.hygiene import IpcObject, remove, scan
 
-_COLUMNS = "{:<12} {:>11} {:>11} {:>12} {:>8}  {}"
+_COLUMNS = "{:<12} {:>11} {:>11} {:>12} {:>8}  {:<8}  {}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,12 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         print(f"{len(orphans)} orphaned" if orphans else "no orphans")
         return 1 if orphans else 0
-    chosen = found if options.all else orphans
+    states = {"orphaned", "kept"} if options.named else {"orphaned"}
+    chosen = [item for item in found if options.all or item.state in states]
     if not chosen:
         print("nothing to remove")
     elif options.dry_run:
         print(f"{len(chosen)} would be removed")
-    elif options.all and len(orphans) < len(found) and not options.yes and not _confirmed():
+    elif any(item.state in ("alive", "in use") for item in chosen) and not options.yes and not _confirmed():
         print("nothing removed")
         return 1
     else:
@@ -49,16 +51,22 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="list only")
     how.add_argument("--check", action="store_true", help="list only; exit status 1 if there is an orphan")
+    parser.add_argument(
+        "--named",
+        action="store_true",
+        help="also those with a name, and what is in them, that nobody uses now",
+    )
     parser.add_argument("--all", action="store_true", help="also those in use: their users will fail")
     parser.add_argument("--yes", action="store_true", help="do not ask before removing those in use")
     return parser
 
 
 def _table(found: Sequence[IpcObject]) -> str:
-    rows = [_COLUMNS.format("kind", "id", "key", "size", "creator", "state")]
+    rows = [_COLUMNS.format("kind", "id", "key", "size", "creator", "state", "name")]
     for item in found:
         size = str(item.size) if item.size else "-"
-        rows.append(_COLUMNS.format(item.kind, item.id, f"{item.key:#x}", size, item.pid, item.state))
+        row = item.kind, item.id, f"{item.key:#x}", size, item.pid or "-", item.state, item.name
+        rows.append(_COLUMNS.format(*row).rstrip())
     return "\n".join(rows)
 
 

@@ -8,7 +8,12 @@ only if the stamp of a dead creator's segment names it.
     alive       runs                         anybody         leaves it
     in use      dead, or in another pid      somebody, or    leaves it
                 namespace                    unknown
-    orphaned    dead                         nobody          removes it
+    kept        dead, has given it a name    nobody          leaves it: it waits to be found again
+    orphaned    dead, has given it no name   nobody          removes it
+                or has not finished it
+
+The lock under which names are looked up (`naming.py`) has no segment. It is there for an instant only, or
+if its holder was killed: then it is orphaned.
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from multiprocessing_kit.ipc.stamp import HEADER_SIZE, Stamp, start_time
+from multiprocessing_kit.ipc.naming import clear_lock, lock_is_held, user_lock_key
+from multiprocessing_kit.ipc.stamp import NAMED_HEADER_SIZE, Stamp, start_time
 from multiprocessing_kit.ipc.sysv import is_our_key, sysv_ipc
 from multiprocessing_kit.ipc.tables import SegmentRow, SemaphoreRow, read_segments, read_semaphores
 
@@ -32,12 +38,13 @@ class IpcObject(NamedTuple):
     """One of our objects in the system.
 
     Attributes:
-        kind: "semaphore", "unstamped" (its creator has not finished, or never will), or what the
-            segment's stamp says, such as "queue".
+        kind: "semaphore", "naming lock", "unstamped" (its creator has not finished, or never will), or
+            what the segment's stamp says, such as "queue".
         id, key: Its System V id and key.
         size: Bytes; 0 for a semaphore.
-        pid: The creator, in its own pid namespace.
-        state: "alive", "in use" or "orphaned".
+        pid: The creator, in its own pid namespace; 0 if unknown.
+        state: "alive", "in use", "kept" or "orphaned".
+        name: Of a named one and of its semaphores, else "".
     """
 
     kind: str
@@ -46,6 +53,7 @@ class IpcObject(NamedTuple):
     size: int
     pid: int
     state: str
+    name: str = ""
 
 
 def scan(*, unattached_only: bool = False) -> list[IpcObject]:
@@ -61,7 +69,7 @@ def scan(*, unattached_only: bool = False) -> list[IpcObject]:
     for row in read_segments():
         if _may_be_ours(row) and not (unattached_only and row.attached):
             found += _look_into(row)
-    return found
+    return [*found, *_locks()]
 
 
 def remove(objects: Iterable[IpcObject]) -> list[IpcObject]:
@@ -72,6 +80,9 @@ def remove(objects: Iterable[IpcObject]) -> list[IpcObject]:
     """
     removed = []
     for item in objects:
+        if item.kind == "naming lock":
+            removed += [item] if clear_lock() else []
+            continue
         call = sysv_ipc.remove_semaphore if item.kind == "semaphore" else sysv_ipc.remove_shared_memory
         try:
             call(item.id)
@@ -112,14 +123,16 @@ def _look_into(row: SegmentRow) -> list[IpcObject]:
     except (sysv_ipc.Error, ValueError):
         return []  # removed in the meantime
     try:
-        head = bytes(memory.read(HEADER_SIZE))
+        head = bytes(memory.read(min(NAMED_HEADER_SIZE, row.size)))
     finally:
         memory.detach()
     stamp = Stamp.read(head)
     if stamp is None:
         return [] if any(head) else [_unstamped(row)]
     state = _state(stamp.owner.is_dead(), start_time(stamp.owner.pid) == stamp.owner.started, row)
-    segment = IpcObject(stamp.kind, row.id, row.key, row.size, stamp.owner.pid, state)
+    if state == "orphaned" and stamp.name and stamp.ready and not stamp.removed:
+        state = "kept"
+    segment = IpcObject(stamp.kind, row.id, row.key, row.size, stamp.owner.pid, state, stamp.name)
     return [*_semaphores(stamp, row, state), segment]
 
 
@@ -147,5 +160,14 @@ def _semaphores(stamp: Stamp, row: SegmentRow, state: str) -> list[IpcObject]:
         # Without an id the creator died while it made this one. Had its key been somebody else's,
         # that semaphore would have been used before.
         if each.id == number if number is not None else not each.used:
-            found.append(IpcObject("semaphore", each.id, key, 0, stamp.owner.pid, state))
+            found.append(IpcObject("semaphore", each.id, key, 0, stamp.owner.pid, state, stamp.name))
     return found
+
+
+def _locks() -> list[IpcObject]:
+    """This user's lock for names, if it is there."""
+    return [
+        IpcObject("naming lock", row.id, row.key, 0, 0, "in use" if lock_is_held() else "orphaned")
+        for row in read_semaphores()
+        if row.key == user_lock_key() and _may_be_ours(row)
+    ]

@@ -17,7 +17,7 @@ from multiprocessing_kit.errors import IpcError
 from multiprocessing_kit.ipc.limits import semaphore_refused
 from multiprocessing_kit.ipc.sysv import require_sysv
 
-__all__ = ["MAX_VALUE", "Semaphore", "SemaphoreRemovedError"]
+__all__ = ["MAX_VALUE", "Semaphore", "SemaphoreRemovedError", "removed"]
 
 MAX_VALUE = 32767  # SEMVMX
 
@@ -45,15 +45,37 @@ class Semaphore:
     def __init__(self, key: int, value: int = 0) -> None:
         sysv = require_sysv()
         try:
-            self.guard = sysv.Semaphore(key, sysv.IPC_CREX, mode=0o600, initial_value=value)
+            guard = sysv.Semaphore(key, sysv.IPC_CREX, mode=0o600, initial_value=value)
         except sysv.ExistentialError as error:
             raise FileExistsError(errno.EEXIST, f"semaphore key {key:#x} is taken") from error
         except (sysv.Error, OSError, MemoryError, ValueError) as error:
             raise semaphore_refused(error) from error
-        self.guard.undo = True
-        self.guard.block = False
-        self.key = key
-        self.id: int = self.guard.id
+        self._hold(guard)
+
+    @classmethod
+    def attach(cls, key: int, number: int) -> Semaphore:
+        """The one with this key and id, which another process made.
+
+        Raises:
+            SemaphoreRemovedError: It is not there any more.
+        """
+        sysv = require_sysv()
+        try:
+            guard = sysv.Semaphore(key)
+        except (sysv.Error, OSError) as error:
+            raise removed(number) from error
+        if guard.id != number:
+            raise removed(number)
+        semaphore = cls.__new__(cls)
+        semaphore._hold(guard)
+        return semaphore
+
+    def _hold(self, guard: Any) -> None:
+        guard.undo = True
+        guard.block = False
+        self.guard = guard
+        self.key: int = guard.key
+        self.id: int = guard.id
 
     @property
     def value(self) -> int:
@@ -61,7 +83,7 @@ class Semaphore:
         try:
             value: int = self.guard.value
         except require_sysv().ExistentialError as error:
-            raise self._removed() from error
+            raise removed(self.id) from error
         return value
 
     def set(self, value: int) -> None:
@@ -69,7 +91,7 @@ class Semaphore:
         try:
             self.guard.value = value
         except require_sysv().ExistentialError as error:
-            raise self._removed() from error
+            raise removed(self.id) from error
 
     def release(self) -> None:
         """Add 1, which stays when this process dies."""
@@ -114,12 +136,14 @@ class Semaphore:
             if number == errno.EAGAIN:
                 return False
             if number in (errno.EIDRM, errno.EINVAL):
-                raise self._removed()
+                raise removed(self.id)
             if number != errno.EINTR:
                 raise IpcError(number, f"semaphore {self.id}: {os.strerror(number)}")
 
-    def _removed(self) -> SemaphoreRemovedError:
-        return SemaphoreRemovedError(errno.EIDRM, f"semaphore {self.id} was removed")
+
+def removed(number: int) -> SemaphoreRemovedError:
+    """The error for a semaphore, or a set of them, that is not there any more."""
+    return SemaphoreRemovedError(errno.EIDRM, f"semaphore {number} was removed")
 
 
 @functools.lru_cache(maxsize=256)

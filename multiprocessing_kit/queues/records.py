@@ -1,6 +1,7 @@
-"""Records of bytes, from any process to any other, first in first out. The drawing is in `shared_mem.py`.
+"""Records of bytes, from any process to any other. The drawing is in `shared_mem.py`.
 
-`RecordRing` knows where the bytes are, this one who may touch them when, and who sleeps.
+A `RecordStore` knows where the bytes are and which record comes first, this one who may touch them when,
+and who sleeps. A ring has a lock for each end. A stack or a heap has one for both, and all else is the same.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from multiprocessing_kit.errors import QueueClosedError
+from multiprocessing_kit.errors import QueueClosedError, QueueError
 from multiprocessing_kit.ipc.bell import Bell
+from multiprocessing_kit.ipc.named import NamedSegment, open_named
 from multiprocessing_kit.ipc.semaphore import Semaphore, SemaphoreRemovedError
 from multiprocessing_kit.ipc.stamped import StampedSegment
 from multiprocessing_kit.ipc.sysv import require_sysv
 from multiprocessing_kit.queues.base import remaining
-from multiprocessing_kit.queues.ring import APPENDERS_OWN, TAKERS_OWN, RecordRing, split
+from multiprocessing_kit.queues.store import RecordStore
 
 __all__ = ["RecordQueue"]
 
@@ -35,12 +37,14 @@ class _End:
     Attributes:
         lock: Of those who use this end.
         asleep: Whether somebody sleeps until they have; written under the lock.
+        bound: One word more, 0 when new.
     """
 
     def __init__(self, semaphores: Sequence[Semaphore], words: memoryview) -> None:
         self.lock, first, second = semaphores
         self.asleep = words[:1]
         self.bell = Bell((first, second), words[1:2])
+        self.bound = words[2:3]
 
     def note(self) -> Noted:
         """Before sleeping until this end is used. Under its lock."""
@@ -58,21 +62,42 @@ class _End:
 class RecordQueue:
     """Every call may raise QueueClosedError: it was removed.
 
+    Args:
+        layout: Where the records are, and in which order.
+        max_records: Most records it holds; 0: as many as fit.
+        size: Bytes for the records with their overhead.
+        name: Shared by all programs that give it; "": inherited by forked children only.
+
     Attributes:
         key: Of its segment.
         max_payload: Bytes of the largest record that ever fits.
+
+    Raises:
+        QueueError: One of this name is there, with another `max_records`.
+        IpcError: The system refused; or one of this name is there, with another `size`.
     """
 
-    def __init__(self, max_records: int, size: int) -> None:
-        self._segment = StampedSegment("queue", RecordRing.bytes_for(size), (1, 0, 0, 1, 0, 0))
-        self._ring = RecordRing(self._segment.buf, max_records)
-        semaphores, words = self._segment.semaphores, self._ring.words
-        self._appenders = _End(semaphores[:3], words[APPENDERS_OWN : APPENDERS_OWN + 2])
-        self._takers = _End(semaphores[3:], words[TAKERS_OWN : TAKERS_OWN + 2])
+    def __init__(self, layout: type[RecordStore], max_records: int, size: int, name: str = "") -> None:
+        values = (1, 0, 0, 1, 0, 0) if layout.locks == 2 else (1, 0, 0, 0, 0)
+        self._name = name
+        self._segment: StampedSegment | NamedSegment
+        if name:
+            self._segment = open_named(layout.kind, name, layout.bytes_for(size), values)
+        else:
+            self._segment = StampedSegment(layout.kind, layout.bytes_for(size), values)
+        self._ring = layout(self._segment.buf, max_records)
+        semaphores = list(self._segment.semaphores)
+        self._has_two_locks = layout.locks == 2
+        if not self._has_two_locks:
+            semaphores.insert(3, semaphores[0])
+        self._appenders = _End(semaphores[:3], self._ring.own[0])
+        self._takers = _End(semaphores[3:], self._ring.own[1])
         self._busy: type[Exception] = require_sysv().BusyError
         self._gone: type[Exception] = require_sysv().ExistentialError
         self.key = self._segment.key
         self.max_payload = self._ring.max_payload
+        if name:
+            self._locked(self._appenders, self._agree, max_records)
 
     def put_one(self, record: bytes, block: bool, deadline: float | None) -> bool:
         """Add a record, waiting for room. False if the time ran out."""
@@ -124,11 +149,12 @@ class RecordQueue:
         Raises:
             QueueClosedError: Closed, and there are no more.
         """
-        return split(self._first(self._remove, most, block, deadline) or b"")
+        taken = self._first(self._remove, most, block, deadline)
+        return self._ring.split(taken) if taken else []
 
     def take_rest(self, most: int) -> list[memoryview]:
         """Remove up to `most` records that are there."""
-        return split(self._locked(self._takers, self._remove, most))
+        return self._ring.split(self._locked(self._takers, self._remove, most))
 
     def count(self) -> int:
         """How many records there are."""
@@ -140,6 +166,9 @@ class RecordQueue:
 
     def close(self) -> None:
         """Take no more records."""
+        if not self._has_two_locks:
+            self._locked(self._appenders, self._close, None)
+            return
         # Nobody waits for a lock while holding the takers' one, so this cannot be a deadlock.
         self._locked(self._appenders, lambda _: self._locked(self._takers, self._close, None), None)
 
@@ -196,6 +225,17 @@ class RecordQueue:
     def _destroyed(self) -> QueueClosedError:
         return QueueClosedError(f"{self!r} was destroyed")
 
+    def _agree(self, max_records: int) -> None:
+        """Whoever has it first says how many records it holds."""
+        bound = self._appenders.bound
+        if not bound[0]:
+            bound[0] = max_records + 1
+        if bound[0] != max_records + 1:
+            raise QueueError(
+                f"{self!r} is there with maxsize={bound[0] - 1}, not {max_records}; "
+                "give the same, or destroy() it first"
+            )
+
     def _append_one(self, record: bytes) -> bool:
         if self._ring.closed:
             raise QueueClosedError(f"{self!r} was closed")
@@ -214,7 +254,7 @@ class RecordQueue:
             self._takers.wake()
         return self._ring.take_one()
 
-    def _remove(self, most: int) -> bytes:
+    def _remove(self, most: int) -> Any:
         self._takers.wake()
         return self._ring.take(most)
 
@@ -244,4 +284,4 @@ class RecordQueue:
         return self._takers.note()
 
     def __repr__(self) -> str:
-        return f"queue {self.key:#x}"
+        return f"{self._ring.kind} {self._name!r}" if self._name else f"{self._ring.kind} {self.key:#x}"

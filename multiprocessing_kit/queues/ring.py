@@ -24,10 +24,10 @@ from __future__ import annotations
 
 from multiprocessing_kit.ipc.fence import KEEPS_STORES_IN_ORDER, make_fence
 
-__all__ = ["APPENDERS_OWN", "TAKERS_OWN", "RecordRing", "split"]
+__all__ = ["RecordRing"]
 
-_TAIL, _FROM, _TO, _CLOSED, APPENDERS_OWN = range(5)
-_HEAD, TAKERS_OWN = 8, 12
+_TAIL, _FROM, _TO, _CLOSED, _APPENDERS_OWN = range(5)
+_HEAD, _TAKERS_OWN = 8, 12
 _RECORDS = 16
 _NEAR = 8192  # words: the first pages, 64 KiB
 _OVERHEAD = 16  # bytes: number and length
@@ -42,11 +42,17 @@ class RecordRing:
 
     Attributes:
         words: All of it; one item is one aligned 8-byte load or store.
+        own: Two views of 4 words each for the queue's own use: under the appenders' lock, and the takers'.
         max_payload: Bytes of the largest record that ever fits.
     """
 
+    kind = "queue"
+    locks = 2
+
     def __init__(self, buf: memoryview, max_records: int) -> None:
         self.words = buf.cast("Q")
+        appenders, takers = _APPENDERS_OWN, _TAKERS_OWN
+        self.own = self.words[appenders : appenders + 4], self.words[takers : takers + 4]
         self._data = self.words[_RECORDS:]
         self._bytes = buf[_RECORDS * 8 :]
         self._capacity = len(self._data)
@@ -218,6 +224,20 @@ class RecordRing:
         words[_HEAD] = end  # here it happens
         return records
 
+    @staticmethod
+    def split(records: bytes) -> list[memoryview]:
+        """The payloads in what `take` returned."""
+        view = memoryview(records)
+        words = view.cast("Q")
+        payloads = []
+        place, end = 0, len(words)
+        while place < end:
+            size = words[place + 1]
+            start = (place << 3) + _OVERHEAD
+            payloads.append(view[start : start + size])
+            place += 2 + ((size + 7) >> 3)
+        return payloads
+
     def clear(self) -> None:
         """Drop every record. Under the takers' lock."""
         self.words[_HEAD] = self.words[_TAIL]
@@ -255,20 +275,6 @@ class RecordRing:
         if over <= 0:
             return self._bytes[start:end].tobytes()
         return b"".join((self._bytes[start:], self._bytes[:over]))
-
-
-def split(records: bytes) -> list[memoryview]:
-    """The payloads in what `RecordRing.take` returned."""
-    view = memoryview(records)
-    words = view.cast("Q")
-    payloads = []
-    place, end = 0, len(words)
-    while place < end:
-        size = words[place + 1]
-        start = (place << 3) + _OVERHEAD
-        payloads.append(view[start : start + size])
-        place += 2 + ((size + 7) >> 3)
-    return payloads
 
 
 def _words(size: int) -> int:

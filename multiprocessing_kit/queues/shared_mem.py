@@ -47,14 +47,16 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 from multiprocessing_kit.errors import QueueClosedError, QueueEmptyError, QueueError, QueueFullError
 from multiprocessing_kit.queues.base import Queue, check_max_items, deadline_of
 from multiprocessing_kit.queues.records import RecordQueue
+from multiprocessing_kit.queues.ring import RecordRing
+from multiprocessing_kit.queues.store import RecordStore
 
-__all__ = ["SharedMemQueue"]
+__all__ = ["PickledQueue", "SharedMemQueue"]
 
 T = TypeVar("T")
 
@@ -65,29 +67,23 @@ _BATCH = 256  # items per turn at a lock
 _LINGER = 0.01  # seconds that put_many may sit on an item to collect more
 
 
-class SharedMemQueue(Queue[T]):
-    """First in, first out, for any number of processes and threads that put and get.
-
-    Children inherit it by fork. Killing any of them, at any moment, neither blocks the others nor
-    leaves half an item; an item is lost only with a process that had already taken it out. The
-    creator removes it at its exit, if `destroy()` was not called before.
+class PickledQueue(Queue[T]):
+    """What the queues in shared memory have in common: all but the order of their items.
 
     Args:
+        layout: Where the records are, and in which order.
         maxsize: Most items it holds; 0 or less: as many as fit.
-        size: Bytes for the pickled items together, each with 16 to 23 bytes more; rounded up to 4 KiB.
-            Memory is only used where items have been, so a large number costs nothing by itself.
-
-    Raises:
-        IpcError: The system refused the memory or a semaphore; names the limit that was hit.
-        ValueError: `size` is less than 1.
+        size: Bytes for the records.
+        name: Shared by all programs that give it; "": inherited by forked children only.
     """
 
-    def __init__(self, maxsize: int = 0, *, size: int = 64 << 20) -> None:
+    def __init__(self, layout: type[RecordStore], maxsize: int, size: int, name: str = "") -> None:
         super().__init__(maxsize)
         if size < 1:
             raise ValueError(f"'size' must be at least 1 byte, not {size}")
+        self._name = name
         # Given up by destroy(): the memory is detached when the last thread has left it.
-        self._records: RecordQueue | None = RecordQueue(self.maxsize, -(-size // _PAGE) * _PAGE)
+        self._records: RecordQueue | None = RecordQueue(layout, self.maxsize, -(-size // _PAGE) * _PAGE, name)
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """As `Queue.put`; QueueError also if the item cannot be pickled. It is in whole, or not at all."""
@@ -100,19 +96,7 @@ class SharedMemQueue(Queue[T]):
 
         If an item cannot be had or pickled, those before it are put, and its error is raised.
         """
-        deadline = deadline_of(block, timeout)
-        batch: list[bytes] = []
-        due = time.monotonic() + _LINGER
-        try:
-            for item in items:
-                batch.append(self._dumps(item))
-                if len(batch) >= _BATCH or time.monotonic() >= due:
-                    self._store(batch, block, deadline)
-                    due = time.monotonic() + _LINGER
-        except Exception:
-            self._store(batch, block, deadline)
-            raise
-        self._store(batch, block, deadline)
+        self._put_all(items, self._dumps, block, timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """As `Queue.get`; QueueError if the item cannot be unpickled: then it is lost."""
@@ -166,16 +150,34 @@ class SharedMemQueue(Queue[T]):
             records.destroy()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a SharedMemQueue cannot be pickled: children inherit it by fork")
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: children inherit it by fork")
 
     def __repr__(self) -> str:
-        name = "destroyed" if self._records is None else f"{self._records.key:#x}"
-        return f"<SharedMemQueue {name} maxsize={self.maxsize}>"
+        state = "destroyed" if self._records is None else f"{self._records.key:#x}"
+        name = f" {self._name!r}" if self._name else ""
+        return f"<{type(self).__name__}{name} {state} maxsize={self.maxsize}>"
 
     def _shared(self) -> RecordQueue:
         if self._records is None:
             raise QueueClosedError(f"{self!r} was destroyed")
         return self._records
+
+    def _put_all(
+        self, items: Iterable[T], dumps: Callable[[T], bytes], block: bool, timeout: float | None
+    ) -> None:
+        deadline = deadline_of(block, timeout)
+        batch: list[bytes] = []
+        due = time.monotonic() + _LINGER
+        try:
+            for item in items:
+                batch.append(dumps(item))
+                if len(batch) >= _BATCH or time.monotonic() >= due:
+                    self._store(batch, block, deadline)
+                    due = time.monotonic() + _LINGER
+        except Exception:
+            self._store(batch, block, deadline)
+            raise
+        self._store(batch, block, deadline)
 
     def _store(self, records: list[bytes], block: bool, deadline: float | None) -> None:
         """Put these records; the list is empty afterwards, whatever happens."""
@@ -228,3 +230,24 @@ class SharedMemQueue(Queue[T]):
         if failure is not None and not items:
             raise failure
         return items
+
+
+class SharedMemQueue(PickledQueue[T]):
+    """First in, first out, for any number of processes and threads that put and get.
+
+    Children inherit it by fork. Killing any of them, at any moment, neither blocks the others nor
+    leaves half an item; an item is lost only with a process that had already taken it out. The
+    creator removes it at its exit, if `destroy()` was not called before.
+
+    Args:
+        maxsize: Most items it holds; 0 or less: as many as fit.
+        size: Bytes for the pickled items together, each with 16 to 23 bytes more; rounded up to 4 KiB.
+            Memory is only used where items have been, so a large number costs nothing by itself.
+
+    Raises:
+        IpcError: The system refused the memory or a semaphore; names the limit that was hit.
+        ValueError: `size` is less than 1.
+    """
+
+    def __init__(self, maxsize: int = 0, *, size: int = 64 << 20) -> None:
+        super().__init__(RecordRing, maxsize, size)

@@ -22,6 +22,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 
 # `signal` makes a member of an enum of each number, which takes 0.3 ms for all of them.
@@ -153,6 +154,7 @@ def _leave_it_to_the_parent(_signum: int, _frame: FrameType | None) -> None:
 
 def _start_clean() -> None:
     atexit._clear()
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # Python leaves the parent's
     gc.freeze()  # the parent's garbage is the parent's to finalize
     # Python's own `random` seeds itself anew in a forked child; numpy's does not.
     numpy_random = sys.modules.get("numpy.random")  # imported later, it seeds itself

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from multiprocessing_kit.errors import QueueClosedError, QueueEmptyError, QueueError, QueueFullError
-from multiprocessing_kit.queues import NullQueue, Queue, SharedMemQueue, ring
+from multiprocessing_kit.queues import (
+    FifoQueue,
+    LifoQueue,
+    NullQueue,
+    PriorityQueue,
+    Queue,
+    SharedMemQueue,
+    ring,
+)
 
 Factory = Callable[..., Any]
 
@@ -46,7 +55,42 @@ class ListQueue(Queue[Any]):
         self.clear()
 
 
-OURS = [SharedMemQueue, ListQueue]
+class NamedFifoQueue(FifoQueue[Any]):
+    def __init__(self, maxsize: int = 0, **options: Any) -> None:
+        super().__init__(maxsize, name=f"tests {next(NUMBERS)}", **options)
+
+
+class NamedLifoQueue(LifoQueue[Any]):
+    def __init__(self, maxsize: int = 0, **options: Any) -> None:
+        super().__init__(maxsize, name=f"tests {next(NUMBERS)}", **options)
+
+
+class NamedPriorityQueue(PriorityQueue[Any]):
+    def __init__(self, maxsize: int = 0, **options: Any) -> None:
+        super().__init__(maxsize, name=f"tests {next(NUMBERS)}", **options)
+
+
+class StandardPriorityQueue(queue.PriorityQueue[Any]):
+    """With the priority beside the item, as ours has it."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None, priority: float = 0) -> None:
+        super().put((priority, next(NUMBERS), item), block, timeout)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        return super().get(block, timeout)[-1]
+
+    def put_nowait(self, item: Any, priority: float = 0) -> None:
+        self.put(item, block=False, priority=priority)
+
+
+NUMBERS = itertools.count()
+LAST_FIRST = (queue.LifoQueue, LifoQueue)
+SHARED = [
+    *(SharedMemQueue, FifoQueue, LifoQueue, PriorityQueue),
+    *(NamedFifoQueue, NamedLifoQueue, NamedPriorityQueue),
+]
+OURS = [*SHARED, ListQueue]
+STANDARD = [queue.Queue, queue.LifoQueue, StandardPriorityQueue]
 
 
 def _factory(request: pytest.FixtureRequest) -> Iterator[Factory]:
@@ -62,20 +106,29 @@ def _factory(request: pytest.FixtureRequest) -> Iterator[Factory]:
             each.destroy()
 
 
-any_queue = pytest.fixture(params=[*OURS, queue.Queue], name="any_queue")(_factory)
+any_queue = pytest.fixture(params=[*OURS, *STANDARD], name="any_queue")(_factory)
 our_queue = pytest.fixture(params=OURS, name="our_queue")(_factory)
+shared_queue = pytest.fixture(params=SHARED, name="shared_queue")(_factory)
+priority_queue = pytest.fixture(
+    params=[PriorityQueue, NamedPriorityQueue, StandardPriorityQueue], name="priority_queue"
+)(_factory)
+
+
+def out(q: Any, items: Iterable[Any]) -> list[Any]:
+    """These items, put one after the other, in the order in which they come out."""
+    return [*items][::-1] if isinstance(q, LAST_FIRST) else [*items]
 
 
 # What queue.Queue does.
 
 
-def test_first_in_first_out(any_queue: Factory) -> None:
+def test_the_order(any_queue: Factory) -> None:
     q = any_queue()
     items = [None, 0, "text", b"bytes", {"a": [1, 2.5]}, (), b"x" * 100_000]
     for item in items:
         q.put(item)
     assert q.qsize() == len(items)
-    assert [q.get() for _ in items] == items
+    assert [q.get() for _ in items] == out(q, items)
     assert q.empty()
 
 
@@ -147,7 +200,7 @@ def test_a_putter_waits_for_room(any_queue: Factory) -> None:
     q.put(1)
     putter = threading.Thread(target=lambda: q.put(2, timeout=30))
     putter.start()
-    assert [q.get(timeout=30), q.get(timeout=30)] == [1, 2]
+    assert [q.get(timeout=30), q.get(timeout=30)] == [1, 2], "there is room for one only"
     putter.join()
 
 
@@ -207,15 +260,16 @@ def test_get_all(our_queue: Factory) -> None:
     q = our_queue()
     assert q.get_all() == []
     q.put_many(range(1000))
-    assert q.get_all() == list(range(1000))
+    assert q.get_all() == out(q, range(1000))
     assert q.empty()
 
 
 def test_iterating_drains(our_queue: Factory) -> None:
     q = our_queue()
     q.put_many("abc")
-    assert next(iter(q)) == "a"
-    assert list(q) == ["b", "c"]
+    first, *others = out(q, "abc")
+    assert next(iter(q)) == first
+    assert list(q) == others
     assert list(q) == []
 
 
@@ -223,10 +277,10 @@ def test_put_many_waits_with_one_timeout(our_queue: Factory) -> None:
     q = our_queue(3)
     with pytest.raises(QueueFullError):
         q.put_many(range(5), block=False)
-    assert q.get_all() == [0, 1, 2], "those that found room stay"
+    assert q.get_all() == out(q, [0, 1, 2]), "those that found room stay"
     with pytest.raises(QueueFullError):
         q.put_many(range(5), timeout=0.01)
-    assert q.get_all() == [0, 1, 2]
+    assert q.get_all() == out(q, [0, 1, 2])
     with pytest.raises(ValueError, match="timeout"):
         q.put_many([1], timeout=-1)
 
@@ -239,7 +293,8 @@ def test_put_many_into_a_small_queue(our_queue: Factory) -> None:
     while len(got) < 1000:
         got += q.get_many(timeout=30)
     putter.join()
-    assert got == list(range(1000))
+    assert sorted(got) == list(range(1000))
+    assert got == sorted(got) or isinstance(q, LAST_FIRST)
 
 
 def test_put_many_from_a_source_that_fails(our_queue: Factory) -> None:
@@ -251,7 +306,7 @@ def test_put_many_from_a_source_that_fails(our_queue: Factory) -> None:
     q = our_queue()
     with pytest.raises(LookupError):
         q.put_many(source())
-    assert q.get_all() == [1, 2]
+    assert q.get_all() == out(q, [1, 2])
 
 
 def test_get_many(our_queue: Factory) -> None:
@@ -265,8 +320,9 @@ def test_get_many(our_queue: Factory) -> None:
     with pytest.raises(ValueError, match="timeout"):
         q.get_many(timeout=-1)
     q.put_many(range(1000))
-    assert q.get_many(3) == [0, 1, 2]
-    assert q.get_many() == list(range(3, 1000))
+    everything = out(q, range(1000))
+    assert q.get_many(3) == everything[:3]
+    assert q.get_many() == everything[3:]
 
 
 def test_get_many_waits_for_the_first(our_queue: Factory) -> None:
@@ -285,7 +341,7 @@ def test_clear(our_queue: Factory) -> None:
     q.clear()
     assert q.empty()
     q.put_many([3, 4], block=False)
-    assert q.get_all() == [3, 4]
+    assert q.get_all() == out(q, [3, 4])
 
 
 def test_as_a_context_manager_it_is_destroyed(our_queue: Factory) -> None:
@@ -298,9 +354,9 @@ def test_as_a_context_manager_it_is_destroyed(our_queue: Factory) -> None:
 
 
 @pytest.fixture
-def small() -> Iterator[SharedMemQueue[Any]]:
-    with SharedMemQueue[Any](size=4096) as q:
-        yield q
+def small(shared_queue: Factory) -> SharedMemQueue[Any]:
+    """One of them all, as far as types go."""
+    return shared_queue(size=4096)  # type: ignore[no-any-return]
 
 
 def test_closed_it_can_be_drained(small: SharedMemQueue[Any]) -> None:
@@ -309,9 +365,10 @@ def test_closed_it_can_be_drained(small: SharedMemQueue[Any]) -> None:
     small.close()
     with pytest.raises(QueueClosedError, match="closed"):
         small.put(5)
-    assert small.get() == 1
-    assert small.get_many(1) == [2]
-    assert small.get_all() == [3, 4]
+    first, second, *others = out(small, [1, 2, 3, 4])
+    assert small.get() == first
+    assert small.get_many(1) == [second]
+    assert small.get_all() == others
     with pytest.raises(QueueClosedError, match="drained"):
         small.get(block=False)
     with pytest.raises(QueueClosedError, match="drained"):
@@ -320,20 +377,9 @@ def test_closed_it_can_be_drained(small: SharedMemQueue[Any]) -> None:
     assert small.get_all() == list(small) == []
 
 
-def test_closing_wakes_all_who_wait() -> None:
-    with SharedMemQueue[int](1) as empty, SharedMemQueue[int](1) as full:
-        full.put(1)
-        calls: list[Callable[[], Any]] = [
-            empty.get,
-            empty.get_many,
-            lambda: full.put(2),
-            lambda: full.put_many([2]),
-        ]
-        check_all_end(calls, [empty.close, full.close])
-
-
-def test_destroying_wakes_all_who_wait() -> None:
-    empty, full = SharedMemQueue[int](1), SharedMemQueue[int](1)
+@pytest.mark.parametrize("way", ["close", "destroy"])
+def test_the_end_wakes_all_who_wait(shared_queue: Factory, way: str) -> None:
+    empty, full = shared_queue(1), shared_queue(1)
     full.put(1)
     calls: list[Callable[[], Any]] = [
         empty.get,
@@ -341,7 +387,7 @@ def test_destroying_wakes_all_who_wait() -> None:
         lambda: full.put(2),
         lambda: full.put_many([2]),
     ]
-    check_all_end(calls, [empty.destroy, full.destroy])
+    check_all_end(calls, [getattr(empty, way), getattr(full, way)])
 
 
 def check_all_end(calls: list[Callable[[], Any]], ends: list[Callable[[], None]]) -> None:
@@ -364,8 +410,8 @@ def check_all_end(calls: list[Callable[[], Any]], ends: list[Callable[[], None]]
     assert len(outcomes) == len(calls)
 
 
-def test_destroyed_it_does_nothing_more() -> None:
-    q = SharedMemQueue[int]()
+def test_destroyed_it_does_nothing_more(shared_queue: Factory) -> None:
+    q = shared_queue()
     q.put(1)
     q.destroy()
     q.destroy()
@@ -380,10 +426,11 @@ def test_destroyed_it_does_nothing_more() -> None:
 
 
 def test_an_item_that_never_fits(small: SharedMemQueue[Any]) -> None:
-    fits = b"x" * (4096 - 16 - 32)
+    has = 4072 if isinstance(small, PriorityQueue) else 4080
+    fits = b"x" * (has - 32)
     small.put(fits)
     assert small.get() == fits
-    with pytest.raises(QueueError, match=r"bytes takes 5\d\d\d bytes.* has 4080; .*size="):
+    with pytest.raises(QueueError, match=rf"bytes takes 5\d\d\d bytes.* has {has}; .*size="):
         small.put(b"x" * 5000)
     assert small.empty()
 
@@ -415,8 +462,8 @@ def test_a_small_item_passes_a_large_one_that_waits(small: SharedMemQueue[Any]) 
     putter = threading.Thread(target=lambda: small.put(b"y" * 3000, timeout=30))
     putter.start()
     small.put("small", block=False)
-    assert small.get() == b"x" * 2000
-    assert {small.get(timeout=30), small.get(timeout=30)} == {"small", b"y" * 3000}
+    got = [small.get(timeout=30) for _ in range(3)]
+    assert got == [*out(small, [b"x" * 2000, "small"]), b"y" * 3000]
     putter.join()
 
 
@@ -448,19 +495,19 @@ def test_an_item_that_cannot_be_pickled(small: SharedMemQueue[Any]) -> None:
     assert small.empty()
     with pytest.raises(QueueError, match="Unpicklable"):
         small.put_many([1, 2, Unpicklable(), 3])
-    assert small.get_all() == [1, 2]
+    assert small.get_all() == out(small, [1, 2])
 
 
 def test_an_item_that_cannot_be_unpickled(
     small: SharedMemQueue[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    small.put_many([Unreadable(), 1])
+    small.put_many(out(small, [Unreadable(), 1]))
     with pytest.raises(QueueError, match="taken out, but cannot be unpickled") as caught:
         small.get()
     assert isinstance(caught.value.__cause__, ValueError)
     assert small.get() == 1
     small.put_many([1, Unreadable(), 2])
-    assert small.get_all() == [1, 2]
+    assert small.get_all() == out(small, [1, 2])
     assert "cannot be unpickled" in caplog.text
     small.put(Unreadable())
     with pytest.raises(QueueError, match="cannot be unpickled"):
@@ -472,9 +519,58 @@ def test_it_cannot_be_pickled_itself(small: SharedMemQueue[Any]) -> None:
         pickle.dumps(small)
 
 
-def test_a_size_of_nothing() -> None:
+def test_a_size_of_nothing(shared_queue: Factory) -> None:
     with pytest.raises(ValueError, match="size"):
-        SharedMemQueue(size=0)
+        shared_queue(size=0)
+
+
+# What only queues with priorities do.
+
+
+def test_the_lowest_priority_comes_first(priority_queue: Factory) -> None:
+    q = priority_queue()
+    for priority in (3, 1.5, float("inf"), -2, 0, float("-inf"), -2.25, 2**53):
+        q.put(priority, priority=priority)
+    q.put("default")
+    q.put_nowait("in a hurry", -100)
+    got = [q.get() for _ in range(10)]
+    assert got == [float("-inf"), "in a hurry", -2.25, -2, 0, "default", 1.5, 3, 2**53, float("inf")]
+
+
+def test_first_in_first_out_within_one_priority(priority_queue: Factory) -> None:
+    q = priority_queue()
+    for number in range(300):
+        q.put(number, priority=number % 3)
+        if number % 5 == 4:  # places in memory change hands
+            assert q.get() < number
+    got = [q.get() for _ in range(240)]
+    assert got == sorted(got, key=lambda number: (number % 3, number))
+
+
+def test_put_many_with_a_priority() -> None:
+    with PriorityQueue[str](2) as q:
+        q.put("z")
+        with pytest.raises(QueueFullError):
+            q.put_many("abc", block=False, priority=-1)
+        assert q.get_many() == ["a", "z"]
+
+
+@pytest.mark.parametrize(
+    ("priority", "error"),
+    [
+        (float("nan"), ValueError),
+        (2**53 + 1, ValueError),
+        (10**400, ValueError),
+        ("1", TypeError),
+        (None, TypeError),
+    ],
+)
+def test_what_is_no_priority(priority: Any, error: type[Exception]) -> None:
+    with PriorityQueue[int](size=4096) as q:
+        for call in (q.put_nowait, lambda item, priority: q.put_many([item], priority=priority)):
+            with pytest.raises(error, match="'priority' must be a"):
+                call(1, priority)
+        assert q.empty()
 
 
 def test_null_queue() -> None:

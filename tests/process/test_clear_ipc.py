@@ -128,7 +128,7 @@ def test_a_killed_creators_objects_are_removed() -> None:
     lines = clear()
     for _, number in left:
         assert any(f" {number} " in line and line.endswith("orphaned") for line in lines)
-    assert lines[0].split() == ["kind", "id", "key", "size", "creator", "state"]
+    assert lines[0].split() == ["kind", "id", "key", "size", "creator", "state", "name"]
     assert lines[-1].endswith(" removed")
     assert not left & ids()
 

@@ -99,11 +99,11 @@ def test_what_does_not_apply_is_none() -> None:
 @pytest.mark.parametrize(
     ("listener", "args", "message"),
     [
-        (lambda: None, (), "must take the worker or process first"),
+        (lambda: None, (), "must take the worker, process or child first"),
         (lambda worker: None, ("extra",), r"1 parameter\(s\) are missing"),
-        (lambda **payload: None, (), "must take the worker or process first"),
+        (lambda **payload: None, (), "must take the worker, process or child first"),
         (lambda worker, **payload: None, ("extra",), r"1 parameter\(s\) are missing"),
-        (lambda *, job_id: None, (), "must take the worker or process first"),
+        (lambda *, job_id: None, (), "must take the worker, process or child first"),
         (lambda worker, url: None, (), "asks for 'url'"),
         (lambda worker, *, url: None, (), "asks for 'url'"),
         (lambda worker, url, **payload: None, (), "asks for 'url'"),

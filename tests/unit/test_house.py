@@ -16,13 +16,15 @@ import pytest
 PACKAGE = "multiprocessing_kit"
 ROOT = Path(__file__).resolve().parents[2]
 
+CHILD = {"child", "child_events", "child_side", "parent_side"}
+
 # Rooms from the ground up. A module imports from its own room and from lower floors.
 # The package's own __init__.py re-exports from everywhere, so nothing imports from it.
 HOUSE = [
     (0, {"errors"}),
     (1, {"ipc"}),
     (1, {"supervise"}),
-    (2, {"worker", "response", "responses", "events", "observer", "retry", "changes", "lifecycle"}),
+    (2, {"worker", "response", "responses", "events", "observer", "retry", "changes", "lifecycle"} | CHILD),
     (2, {"queues", "lockers", "shared", "pipe"}),
     (3, {"process", "runner", "progress", "checkpoint"}),
     (4, {"pool"}),

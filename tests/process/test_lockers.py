@@ -1,0 +1,767 @@
+"""Lockers whose owners, waiters and sleepers are killed, interrupted, or other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from multiprocessing_kit.errors import LockerError
+from multiprocessing_kit.ipc import semset
+from multiprocessing_kit.ipc.segment import Segment
+from multiprocessing_kit.lockers import (
+    ConditionLocker,
+    FileLocker,
+    MutexLocker,
+    ReentrantLocker,
+    RWLocker,
+    SemaphoreLocker,
+    SpinLocker,
+    condition,
+    file,
+    mutex,
+    reentrant,
+    rw,
+    semaphore,
+    spin,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 30  # seconds; only ever used up by a failing test
+
+MAKE: dict[str, Callable[[Path], Any]] = {
+    "mutex": lambda _: MutexLocker(),
+    "spin": lambda _: SpinLocker(),
+    "reentrant": lambda _: ReentrantLocker(),
+    "semaphore": lambda _: SemaphoreLocker(1),
+    "file": lambda folder: FileLocker(folder / "lock"),
+    "reader": lambda _: RWLocker().reader,
+    "writer": lambda _: RWLocker().writer,
+}
+
+
+@pytest.fixture(params=MAKE)
+def locker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    locker = MAKE[request.param](tmp_path)
+    yield locker
+    locker.destroy()
+
+
+exclusive = pytest.mark.parametrize("locker", [name for name in MAKE if name != "reader"], indirect=True)
+
+
+def fork(body: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+
+def exit_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what only the kernel knows and does not announce."""
+    while not condition():
+        os.sched_yield()
+
+
+class Gate:
+    """Processes that wait until the test lets them go on, or until it ends."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def wait(self) -> None:
+        os.read(self._reading, 1)
+
+    def open(self) -> None:
+        os.write(self._writing, b"x")
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Deaths: at every instruction.
+
+
+def die_at(instant: int, action: Callable[[], object]) -> None:
+    files = {module.__file__ for module in (condition, file, mutex, reentrant, rw, semaphore, spin, semset)}
+    left = itertools.count(instant, -1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(left) == 0:
+            die()
+        return trace
+
+    sys._getframe().f_trace_opcodes = True  # before settrace, or Python 3.12 never tells of opcodes
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(None)
+
+
+STRIDES = pytest.mark.parametrize(
+    "stride", [pytest.param(1, marks=pytest.mark.stress), pytest.param(7, marks=pytest.mark.thorough), 23]
+)
+"""Instructions from one kill to the next."""
+
+
+def killed_at_instants(action: Callable[[], object], stride: int) -> Iterator[None]:
+    for instant in itertools.count(step=stride):
+        outcome = exit_of(fork(lambda: die_at(instant, action)))  # noqa: B023  # runs at once
+        yield
+        if outcome != -signal.SIGKILL:
+            assert outcome == 0
+            assert instant > 0, "little was traced"
+            return
+
+
+def usual(locker: Any) -> None:
+    with locker:
+        pass
+
+
+def in_vain(locker: Any) -> None:
+    with locker:
+        if not isinstance(locker, ReentrantLocker):
+            locker.acquire(False)
+            locker.acquire(timeout=0)
+
+
+def twice(locker: Any) -> None:
+    usual(locker)
+    locker.acquire()
+    locker.release()
+
+
+@STRIDES
+@pytest.mark.parametrize("action", [usual, in_vain, twice])
+def test_killed_at_any_instruction(locker: Any, action: Callable[[Any], object], stride: int) -> None:
+    for _ in killed_at_instants(lambda: action(locker), stride):
+        assert locker.acquire(False), "the next one proceeds at once"
+        locker.release()
+        assert locker.owner is None
+        assert locker.acquire(False)
+        assert not locker.owner_died, "told once"
+        locker.release()
+
+
+@STRIDES
+def test_a_sleeper_killed_at_any_instruction(stride: int) -> None:
+    shared = ConditionLocker()
+
+    def sleep() -> None:
+        with shared:
+            shared.wait(0.001)
+
+    for _ in killed_at_instants(sleep, stride):
+        with shared:
+            assert shared.wait(0) is False, "nothing is left of it"
+    shared.destroy()
+
+
+@STRIDES
+def test_a_notifier_killed_at_any_instruction(stride: int) -> None:
+    shared = ConditionLocker()
+
+    def notify() -> None:
+        with shared:
+            shared.notify()
+
+    for _ in killed_at_instants(notify, stride):
+        pid = fork(lambda: sleeper(shared))
+        wait_until(lambda: shared._set.waiting(1) == 1)
+        with shared:
+            shared.notify()
+        assert exit_of(pid) == 0
+    shared.destroy()
+
+
+def sleeper(shared: ConditionLocker) -> None:
+    with shared:
+        assert shared.wait(PATIENCE)
+
+
+# Deaths: of owners and waiters.
+
+
+@exclusive
+@pytest.mark.parametrize(
+    "times", [20, pytest.param(500, marks=[pytest.mark.stress, pytest.mark.timeout(300)])]
+)
+def test_the_owner_is_killed_while_others_wait(locker: Any, times: int) -> None:
+    for _ in range(times):
+        with Gate() as has_it, Gate() as never:
+
+            def own() -> None:
+                locker.acquire()
+                has_it.open()  # runs at once
+                never.wait()
+
+            def wait() -> None:
+                assert locker.acquire(timeout=PATIENCE)
+                told = locker.owner_died
+                locker.release()
+                os._exit(10 if told else 11)
+
+            owner = fork(own)
+            has_it.wait()
+            assert locker.owner.pid == owner
+            waiting = [fork(wait) for _ in range(2)]
+            os.kill(owner, signal.SIGKILL)
+            assert exit_of(owner) == -signal.SIGKILL
+            assert sorted(exit_of(pid) for pid in waiting) == [10, 11], "one of them was told"
+
+
+@exclusive
+@pytest.mark.parametrize(
+    "times", [20, pytest.param(500, marks=[pytest.mark.stress, pytest.mark.timeout(300)])]
+)
+def test_who_waits_is_killed(locker: Any, times: int) -> None:
+    for _ in range(times):
+        with locker:
+            with Gate() as waits:
+
+                def wait() -> None:
+                    waits.open()  # runs at once
+                    locker.acquire()
+
+                pid = fork(wait)
+                waits.wait()
+            os.kill(pid, signal.SIGKILL)
+            assert exit_of(pid) == -signal.SIGKILL
+            assert not locker.owner_died
+        assert locker.acquire(False)
+        assert not locker.owner_died
+        locker.release()
+
+
+def test_a_wake_up_for_the_dead_goes_to_the_living() -> None:
+    shared = ConditionLocker(MutexLocker())
+    dead, living = (fork(lambda: sleeper(shared)) for _ in range(2))
+    wait_until(lambda: shared._set.waiting(1) == 2)
+    with shared:
+        os.kill(dead, signal.SIGKILL)
+        assert exit_of(dead) == -signal.SIGKILL
+        shared.notify()
+    assert exit_of(living) == 0
+    shared.destroy()
+
+
+def stopped_sleeper(shared: ConditionLocker) -> int:
+    """One that is counted, but cannot take what it is sent; returns its pid."""
+    pid = fork(lambda: sleeper(shared))
+    wait_until(lambda: shared._set.waiting(1) == 1)
+    os.kill(pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    return pid
+
+
+def test_nobody_takes_away_a_wake_up_that_was_sent_before() -> None:
+    shared = ConditionLocker()
+    pid = stopped_sleeper(shared)
+    with shared:
+        shared.notify()
+        assert shared.wait(0.01) is False
+    os.kill(pid, signal.SIGCONT)
+    assert exit_of(pid) == 0
+    shared.destroy()
+
+
+def test_a_wake_up_for_the_dead_is_taken_back() -> None:
+    shared = ConditionLocker()
+    pid = stopped_sleeper(shared)
+    with shared:
+        shared.notify()
+        os.kill(pid, signal.SIGKILL)
+        assert exit_of(pid) == -signal.SIGKILL
+        assert shared.wait(0) is False
+    shared.destroy()
+
+
+def test_all_sleepers_are_woken_and_no_more_than_asked_for() -> None:
+    shared = ConditionLocker()
+    pids = [fork(lambda: sleeper(shared)) for _ in range(5)]
+    wait_until(lambda: shared._set.waiting(1) == 5)
+    with shared:
+        shared.notify(2)
+        wait_until(lambda: shared._set.waiting(1) == 3)
+        with pytest.raises(LockerError, match="wait for it"):
+            shared.destroy()
+        shared.notify_all()
+        shared.notify_all()
+    assert [exit_of(pid) for pid in pids] == [0] * 5
+    with shared:
+        assert shared.wait(0) is False
+    shared.destroy()
+
+
+def test_a_queue_of_one_item_between_processes() -> None:
+    shared, segment = ConditionLocker(), Segment(1)
+
+    def produce() -> None:
+        for number in range(1, 101):
+            with shared:
+                assert shared.wait_for(lambda: not segment.buf[0], PATIENCE)
+                segment.buf[0] = number
+                shared.notify_all()
+
+    pid = fork(produce)
+    for number in range(1, 101):
+        with shared:
+            assert shared.wait_for(lambda: segment.buf[0], PATIENCE) == number
+            segment.buf[0] = 0
+            shared.notify_all()
+    assert exit_of(pid) == 0
+    shared.destroy()
+    segment.close()
+
+
+# Totals.
+
+
+@exclusive
+def test_one_at_a_time(locker: Any) -> None:
+    each, processes = 200, 4
+    with Segment(8) as segment:
+        total = segment.buf.cast("q")
+
+        def add() -> None:
+            for _ in range(each):
+                with locker:
+                    value = total[0]
+                    if value % 10 == 0:
+                        os.sched_yield()
+                    total[0] = value + 1
+
+        assert [exit_of(pid) for pid in [fork(add) for _ in range(processes)]] == [0] * processes
+        assert total[0] == each * processes
+        total.release()
+
+
+def test_no_more_than_the_permits() -> None:
+    locker = SemaphoreLocker(2)
+    inside = MutexLocker()
+    with Segment(2) as segment:
+        count = segment.buf
+
+        def enter() -> None:
+            for _ in range(50):
+                with locker:
+                    with inside:
+                        count[0] += 1
+                        count[1] = max(count[1], count[0])
+                    os.sched_yield()
+                    with inside:
+                        count[0] -= 1
+
+        assert [exit_of(pid) for pid in [fork(enter) for _ in range(4)]] == [0] * 4
+        assert (count[0], count[1]) == (0, 2)
+    locker.destroy()
+    inside.destroy()
+
+
+# Interrupts: a signal handler that raises, at any instant.
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_interrupted_anywhere(locker: Any) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def body() -> None:
+        signal.signal(signal.SIGALRM, interrupt)
+        source = random.Random(1)
+        caught = 0
+        while caught < 300:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, source.uniform(1e-5, 3e-4))
+                while True:
+                    with locker:
+                        pass
+            except Interrupted:
+                caught += 1
+            # The handler may have run just as `release` was called, before it had done anything.
+            with contextlib.suppress(LockerError):
+                locker.release()
+            assert locker.acquire(timeout=PATIENCE), "it was given back, or we knew that we had it"
+            locker.release()
+
+    assert exit_of(fork(body)) == 0
+    assert locker.acquire(False)
+    assert not locker.owner_died
+    locker.release()
+
+
+@exclusive
+def test_interrupted_while_it_waits(locker: Any) -> None:
+    with Gate() as waits:
+
+        def interrupt(*_: object) -> None:
+            raise Interrupted
+
+        def wait() -> None:
+            signal.signal(signal.SIGALRM, interrupt)
+            waits.open()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Interrupted):
+                locker.acquire()
+
+        with locker:
+            pid = fork(wait)
+            waits.wait()
+            assert exit_of(pid) == 0
+    assert locker.acquire(False)
+    assert not locker.owner_died
+    locker.release()
+
+
+# Other programs.
+
+
+def program(code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from multiprocessing_kit.lockers import *\n{code}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [
+        ("MutexLocker", ""),
+        ("SpinLocker", ""),
+        ("ReentrantLocker", ""),
+        ("SemaphoreLocker", ""),
+        ("RWLocker", ".writer"),
+    ],
+)
+def test_a_name_shared_by_two_programs(kind: str, side: str) -> None:
+    made = globals()[kind](name="test programs")
+    locker = made.writer if side else made
+    code = f"""
+locker = {kind}(name="test programs"){side}
+print(locker.acquire(False), flush=True)
+input()
+"""
+    with program(code) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        assert not locker.acquire(False)
+        assert locker.owner.pid == other.pid
+        assert "test programs" in locker.owner.title
+        with pytest.raises(LockerError) as caught:
+            locker.release()
+        assert (caught.value.reason, caught.value.pid) == ("another owner", other.pid)
+        other.kill()
+    assert locker.acquire(timeout=PATIENCE)
+    assert locker.owner_died
+    locker.release()
+    made.destroy()
+
+
+def test_a_condition_shared_by_two_programs() -> None:
+    shared = ConditionLocker(name="test programs")
+    code = """
+condition = ConditionLocker(name="test programs")
+with condition:
+    print("waits", flush=True)
+    print(condition.wait(30), flush=True)
+"""
+    with program(code) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "waits\n"
+        with shared:  # so it waits now
+            shared.notify()
+        assert other.stdout.readline() == "True\n"
+        assert other.wait(PATIENCE) == 0
+    shared.destroy()
+
+
+needs_flock = pytest.mark.skipif(shutil.which("flock") is None, reason="flock(1) is not installed")
+
+
+@needs_flock
+def test_a_shell_waits_for_our_lock(tmp_path: Path) -> None:
+    locker = FileLocker(tmp_path / "lock")
+    command = ["flock", "-n", locker.path, "true"]
+    with locker:
+        assert subprocess.run(command, check=False).returncode == 1
+    assert subprocess.run(command, check=False).returncode == 0
+    locker.destroy()
+
+
+@needs_flock
+def test_we_wait_for_a_shells_lock(tmp_path: Path) -> None:
+    locker = FileLocker(tmp_path / "lock")
+    command = ["flock", locker.path, "sh", "-c", "echo has it; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        assert shell.stdin is not None
+        assert shell.stdout.readline() == "has it\n"
+        assert locker.locked()
+        assert not locker.acquire(False)
+        assert not locker.acquire(timeout=0.02)
+        assert locker.owner is not None
+        assert locker.owner.pid == shell.pid
+        with pytest.raises(LockerError, match="not ours"):
+            locker.release()
+        with pytest.raises(LockerError, match="cannot be destroyed"):
+            locker.destroy()
+        shell.stdin.write("\n")
+        shell.stdin.flush()
+        assert locker.acquire(timeout=PATIENCE)
+        assert not locker.owner_died
+        locker.release()
+    locker.destroy()
+
+
+# Files.
+
+
+def test_a_file_lock_is_its_owners_only_whoever_it_forks(tmp_path: Path) -> None:
+    locker = FileLocker(tmp_path / "lock")
+    with Gate() as never, Gate() as forked:
+
+        def wait() -> None:
+            forked.open()
+            never.wait()
+
+        def own() -> None:
+            locker.acquire()
+            fork(wait)
+            forked.wait()
+            die()
+
+        assert exit_of(fork(own)) == -signal.SIGKILL
+        assert locker.acquire(timeout=PATIENCE), "the child of the dead does not hold it"
+        assert locker.owner_died
+        locker.release()
+        never.open()
+    locker.destroy()
+
+
+def test_a_program_that_is_started_does_not_keep_it(tmp_path: Path) -> None:
+    locker = FileLocker(tmp_path / "lock")
+    with locker:
+        other = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
+    assert locker.acquire(False)
+    locker.release()
+    other.communicate()
+    locker.destroy()
+
+
+def test_what_is_in_the_file(tmp_path: Path) -> None:
+    locker = FileLocker(tmp_path / "lock")
+    assert not Path(locker.path).exists()
+    with locker:
+        assert Path(locker.path).read_text().split() == ["locked", "by", str(os.getpid())]
+        assert Path(locker.path).stat().st_mode & 0o777 == 0o600
+    assert Path(locker.path).read_text() == ""
+    Path(locker.path).write_text("somebody's data")
+    with locker:
+        assert Path(locker.path).read_text() == "somebody's data"
+    assert Path(locker.path).read_text() == "somebody's data"
+    locker.destroy()
+    assert not Path(locker.path).exists()
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"):
+        FileLocker(tmp_path / "link").acquire()
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_lock_file_that_is_removed_while_others_wait(tmp_path: Path) -> None:
+    locker = FileLocker(tmp_path / "lock")
+    other = FileLocker(tmp_path / "lock")
+    locker.acquire()
+    got: list[bool] = []
+    thread = threading.Thread(target=lambda: got.append(other.acquire(timeout=PATIENCE)))
+    thread.start()
+    wait_until(lambda: len(other._opened) == 1)
+    Path(locker.path).unlink()
+    third = FileLocker(tmp_path / "lock")
+    assert third.acquire(False)
+    locker.release()
+    assert not got, "it waits for the file that is there now"
+    third.release()
+    thread.join(PATIENCE)
+    assert got == [True]
+    other.release()
+    other.destroy()
+
+
+def test_dropped_while_it_is_had(tmp_path: Path) -> None:
+    FileLocker(tmp_path / "lock").acquire()
+    locker = FileLocker(tmp_path / "lock")
+    assert locker.acquire(False)
+    locker.release()
+    locker.destroy()
+
+
+# Readers and writers, against a model.
+
+
+class Actor:
+    """A process that takes and gives back one side of a lock at a time, when it is told to."""
+
+    def __init__(self, locker: RWLocker) -> None:
+        commands, self.tell = os.pipe()
+        self.hear, answers = os.pipe()
+        self.fds = self.tell, self.hear
+        self.pid = fork(lambda: self._serve(locker, commands, answers))
+        os.close(commands)
+        os.close(answers)
+        self.doing = ""  # "", or with "r" or "w": "wants r", "has r"
+
+    @staticmethod
+    def _serve(locker: RWLocker, commands: int, answers: int) -> None:
+        sides: dict[bytes, Any] = {b"r": locker.reader, b"w": locker.writer}
+        while True:
+            side = sides[os.read(commands, 1)]
+            side.acquire()
+            os.write(answers, b"t" if side.owner_died else b"f")
+            os.read(commands, 1)
+            side.release()
+            os.write(answers, b"g")
+
+    def end(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        for fd in self.fds:
+            os.close(fd)
+
+
+class ReadersAndWriters(RuleBasedStateMachine):
+    """First come, first served; readers together. Who waits is known from the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locker = RWLocker()
+        self.actors = [Actor(self.locker) for _ in range(4)]
+        self.line: list[Actor] = []  # who wants it, in the order in which they asked
+        self.broken = False  # a writer has died inside, and none has been inside since
+
+    def inside(self, side: str) -> list[Actor]:
+        return [actor for actor in self.actors if actor.doing == f"has {side}"]
+
+    def settle(self) -> None:
+        """Let in whom the model lets in, and see that the lock does; and that the others wait."""
+        while self.line:
+            actor = self.line[0]
+            side = actor.doing[-1]
+            if self.inside("w") or (side == "w" and self.inside("r")):
+                break
+            self.line.pop(0)
+            actor.doing = f"has {side}"
+            told = os.read(actor.hear, 1)
+            assert told == (b"t" if self.broken else b"f")
+            if side == "w":
+                self.broken = False
+        # A writer at the head of the line has closed the gate and waits for readers to leave.
+        draining = bool(self.line) and not self.inside("w")
+        assert self.locker.readers == len(self.inside("r"))
+        wait_until(lambda: self.locker._set.value(0) == (1 if draining or self.inside("w") else 0))
+
+    @rule(number=st.integers(0, 3), side=st.sampled_from("rw"))
+    def ask(self, number: int, side: str) -> None:
+        actor = self.actors[number]
+        if actor.doing:
+            return
+        os.write(actor.tell, side.encode())
+        actor.doing = f"wants {side}"
+        self.line.append(actor)
+        self.settle()
+        if actor in self.line:
+            wait_until(lambda: is_asleep(actor.pid))
+
+    @rule(number=st.integers(0, 3))
+    def give_back(self, number: int) -> None:
+        actor = self.actors[number]
+        if actor.doing.startswith("has"):
+            os.write(actor.tell, b"x")
+            assert os.read(actor.hear, 1) == b"g"
+            actor.doing = ""
+            self.settle()
+
+    @rule(number=st.integers(0, 3))
+    def kill(self, number: int) -> None:
+        actor = self.actors[number]
+        actor.end()
+        self.broken = self.broken or actor.doing == "has w"
+        if actor in self.line:
+            self.line.remove(actor)
+        self.actors[number] = Actor(self.locker)
+        self.settle()
+
+    @precondition(lambda self: not self.line and not any(actor.doing for actor in self.actors))
+    @rule()
+    def free(self) -> None:
+        assert self.locker.writer.acquire(False)
+        self.broken = False
+        self.locker.writer.release()
+
+    def teardown(self) -> None:
+        for actor in self.actors:
+            actor.end()
+        self.locker.destroy()
+
+
+def is_asleep(pid: int) -> bool:
+    """Whether a process sleeps in the kernel: all that an actor does there is to wait for the lock."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    wait = Path(f"/proc/{pid}/wchan").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S" and ("sem" in wait or wait == "0")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+class TestReadersAndWriters(ReadersAndWriters.TestCase):  # type: ignore[misc,valid-type]
+    settings = settings(
+        max_examples=25,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
