@@ -252,9 +252,8 @@ def test_a_buffered_map_takes_items_as_results_are_taken() -> None:
 def test_a_map_that_takes_too_long(gate: Path) -> None:
     with ForkExecutor(1) as executor:
         results = executor.map(wait_for, [gate], timeout=0.05)
-        with pytest.raises(futures.TimeoutError):
+        with gate.open("w"), pytest.raises(futures.TimeoutError):
             next(results)
-        gate.open("w").close()
 
 
 # ── life ──────────────────────────────────────────────────────────────────────────────────────────
