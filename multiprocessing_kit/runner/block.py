@@ -36,22 +36,21 @@ class Block:
         lane: Where they came from.
 
     Attributes:
-        first: Index of the first job whose outcome was not sent yet.
-        number: In the lane, of the job before that.
-        sent: How many were sent.
+        sent: Of how many the outcomes were sent.
     """
 
     def __init__(
         self, run_id: str, first: int, arguments: list[Any], outcomes: list[Any], lane: ChildEnd
     ) -> None:
         self._run_id = run_id
-        self.first = first
+        self._first = first
         self._arguments = arguments
         self.outcomes = outcomes
         self._before = len(outcomes)
         self.lane = lane
-        self.number = lane.begin_block()
+        self._number_before = lane.begin_block()
         self.sent = 0
+        self._clears = 0
 
     def __iter__(self) -> Iterator[Any]:
         """The arguments, as the jobs take them."""
@@ -63,9 +62,27 @@ class Block:
         return len(self.outcomes) - self._before
 
     @property
+    def passed(self) -> int:
+        """How many jobs are done; also the place of the one under way.
+
+        The handler of a signal may send them at any bytecode (`clear`), which moves what is done to what was
+        sent. Seen before and after that, the two do not add up.
+        """
+        while True:
+            clears = self._clears
+            passed = self.sent + self.done
+            if clears == self._clears:
+                return passed
+
+    @property
+    def number(self) -> int:
+        """In the lane, of the job before the one under way."""
+        return self._number_before + self.passed
+
+    @property
     def index(self) -> int:
         """The job under way."""
-        return self.first + self.done
+        return self._first + self.passed
 
     @property
     def job_id(self) -> str:
@@ -75,24 +92,22 @@ class Block:
     @property
     def argument(self) -> Any:
         """Its argument."""
-        return self._arguments[self.sent + self.done]
+        return self._arguments[self.passed]
 
     @property
     def last(self) -> tuple[str, Any]:
         """Id and argument of the job that was done last, the first one's while none is."""
-        back = 1 if self.sent + self.done else 0
-        return f"{self._run_id}-{self.index - back}", self._arguments[self.sent + self.done - back]
+        place = max(0, self.passed - 1)
+        return f"{self._run_id}-{self._first + place}", self._arguments[place]
 
     def cut(self) -> None:
         """End behind the job that is under way."""
-        del self._arguments[self.sent + self.done + 1 :]
+        del self._arguments[self.passed + 1 :]
 
     def clear(self) -> None:
         """All outcomes, with those that were there before, were sent."""
-        done = self.done
-        self.first += done
-        self.number += done
-        self.sent += done
+        self._clears += 1
+        self.sent += self.done
         self._before = 0
         self.outcomes.clear()
 
@@ -105,7 +120,7 @@ class PickledBlock(Block):
     def __iter__(self) -> Iterator[Any]:
         words = self.lane.words
         for data in self._arguments:
-            words[BEGUN] = self.number + self.done + 1  # already now: to unpickle it may kill the child
+            words[BEGUN] = self.number + 1  # already now: to unpickle it may kill the child
             try:
                 argument = decode(data, "the argument", self.job_id)
             except BaseException as error:  # it runs user code
@@ -145,7 +160,7 @@ def run_jobs(
     """
     lane, outcomes = block.lane, block.outcomes
     words, announced, is_taken = lane.words, lane.announced, lane.is_taken
-    number = block.number + block.done
+    number = block.number
     for argument in arguments:
         number += 1
         words[BEGUN] = number

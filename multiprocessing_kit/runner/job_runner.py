@@ -262,7 +262,7 @@ class JobRunner:
         outcome, raised = self._run_jobs(block)
         self._block = None
         seconds = time.perf_counter() - began
-        done, argument = block.sent + block.done, None if outcome is ALL else block.argument
+        done, argument = block.passed, None if outcome is ALL else block.argument
         worker._leave(block)
         ended = done if outcome is ALL or outcome is TAKEN else done + 1
         if ended:
