@@ -44,7 +44,7 @@ def test_the_page(
     """All blocks of the page, in their order, print what their comments say."""
     monkeypatch.chdir(tmp_path)
     exec("".join(BLOCKS), {"__name__": "docs_queues"})
-    said = re.findall(r"^print\(.*\)  # (.*)$", "".join(BLOCKS), re.M)
+    said = re.findall(r"^ *print\(.*\)  # (.*)$", "".join(BLOCKS), re.M)
     assert len(said) >= 3
     assert capsys.readouterr().out.splitlines() == said
 
