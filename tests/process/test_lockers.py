@@ -757,6 +757,7 @@ def is_asleep(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.thorough
 class TestReadersAndWriters(ReadersAndWriters.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(
         max_examples=25,

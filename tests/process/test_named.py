@@ -269,6 +269,7 @@ def objects() -> set[tuple[str, int]]:
     return segments | {("sem", row.id) for row in read_semaphores() if sysv.is_our_key(row.key)}
 
 
+@pytest.mark.thorough
 def test_a_maker_killed_anywhere() -> None:
     before = objects()
     made = set()
@@ -283,6 +284,7 @@ def test_a_maker_killed_anywhere() -> None:
     assert made == {True, False}
 
 
+@pytest.mark.thorough
 def test_a_remover_killed_anywhere() -> None:
     before = objects()
     made = set()

@@ -463,6 +463,7 @@ sys.exit(not done.wasSuccessful() or len(done.skipped))
 """
 
 
+@pytest.mark.thorough
 def test_the_standard_library_s_tests() -> None:
     """All of `_TestConnection` and `_TestPoll`, also those that send descriptors over a pipe's socket."""
     pytest.importorskip("test._test_multiprocessing", reason="this Python comes without its tests")

@@ -39,7 +39,7 @@ BOUNDED = 20.0  # seconds, where a hang would take for ever
         (lambda: PROCESS(1).on("job_done", print), ValueError, "unknown event 'job_done'.*JOB_SUCCESS"),
         (lambda: PROCESS(1).on("job_start", 3), TypeError, "a listener must be callable, not int"),
         (lambda: PROCESS(1).on("job_start", lambda a, b: 0), TypeError, "'b', which no event carries"),
-        (lambda: PROCESS(1).on("job_start", lambda: 0), TypeError, "must take the .*process first"),
+        (lambda: PROCESS(1).on("job_start", lambda: 0), TypeError, "must take the .*process or child first"),
         (lambda: PROCESS(1).off("job_done"), ValueError, "unknown event 'job_done'"),
         (lambda: PROCESS(1).attach(print), TypeError, "an observer must be an Observer"),
         (lambda: WORKER(retry=3), TypeError, "retry must be a RetryStrategy, not 3"),

@@ -352,6 +352,7 @@ def blob(seed: int) -> bytes:
     return hashlib.sha256(str(seed).encode()).digest() * (seed * 7 % 40)
 
 
+@pytest.mark.thorough
 def test_kills_at_any_instant_leave_whole_items_and_a_free_mutex() -> None:
     rounds = 100
     chance = random.Random(20260101)
