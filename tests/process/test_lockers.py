@@ -390,7 +390,8 @@ def test_no_more_than_the_permits() -> None:
                         count[0] -= 1
 
         assert [exit_of(pid) for pid in [fork(enter) for _ in range(4)]] == [0] * 4
-        assert (count[0], count[1]) == (0, 2)
+        assert count[0] == 0
+        assert 1 <= count[1] <= 2  # whether two ever meet is the system's business
     locker.destroy()
     inside.destroy()
 
