@@ -39,6 +39,9 @@ _MOST_BYTES = 64 * 1024
 _MOST_BYTES_AHEAD = 256 * 1024 * 1024
 """Of arguments that wait in shared memory for one child."""
 
+_FEW_BYTES_AHEAD = 32 * 1024 * 1024
+"""Beyond that only two wait: more memory in use is more pages to be made."""
+
 _WEIGHT = 0.1
 """Of the newest job in the running means."""
 
@@ -93,7 +96,7 @@ class Leases:
         mean = size / count
         # At once when they become large: many would be sent before this is looked at the next time.
         self._bytes = max(mean, self._bytes + (mean - self._bytes) * min(0.5, _WEIGHT * count))
-        self.hold = max(1, min(self.hold, int(_MOST_BYTES_AHEAD / self._bytes)))
+        self.hold = max(1, min(self.hold, self._most_ahead()))
 
     def adapt(self) -> None:
         """Draw the consequences of what was answered since the last time."""
@@ -109,4 +112,8 @@ class Leases:
             self._size = max(1, min(int(_LEASE_SECONDS / self.mean), most))
         ahead = self._size // 2 if self._size > 1 else int(_AHEAD_SECONDS / (self.mean + _OVERHEAD))
         hold = max(2 if self.mean < STUCK_SECONDS else 1, ahead)
-        self.hold = max(1, min(hold, int(_MOST_BYTES_AHEAD / self._bytes)))
+        self.hold = max(1, min(hold, self._most_ahead()))
+
+    def _most_ahead(self) -> int:
+        """How many jobs may wait for one child, by the memory of their arguments."""
+        return max(int(_FEW_BYTES_AHEAD / self._bytes), min(2, int(_MOST_BYTES_AHEAD / self._bytes)))
