@@ -73,13 +73,7 @@ class ChildEvents:
             ValueError: There is no such event.
             TypeError: The listener is not callable, or not in this way.
         """
-        event = ChildEvent.parse(event)
-        fresh = Listeners(names=CHILD_PAYLOAD)
-        fresh.add(listener, args)
-        if override:
-            self._listeners[event] = fresh
-        else:
-            self._listeners[event].add(listener, args)
+        self._listeners[ChildEvent.parse(event)].add(listener, args, override)
         return self
 
     def off(self, event: ChildEvent | str, listener: Callable[..., object] | None = None) -> Self:

@@ -106,8 +106,8 @@ class Listeners:
         names: What the event carries.
     """
 
-    def __init__(self, bound: list[_Bound] | None = None, names: tuple[str, ...] = PAYLOAD) -> None:
-        self._bound = bound or []
+    def __init__(self, bound: tuple[_Bound, ...] = (), names: tuple[str, ...] = PAYLOAD) -> None:
+        self._bound = bound  # replaced and never changed: a listener may add and remove others
         self._names = names
 
     def __call__(self, source: object, **payload: Any) -> None:
@@ -115,9 +115,15 @@ class Listeners:
 
     def tell(self, source: object, payload: dict[str, Any]) -> None:
         """Call them, each isolated from the others."""
-        for bound in tuple(self._bound):
+        for bound in self._bound:
             try:
-                bound.call(source, payload)
+                names = bound.names
+                if names is None:
+                    bound.listener(source, *bound.args, **payload)
+                elif names:
+                    bound.listener(source, *bound.args, **{name: payload[name] for name in names})
+                else:
+                    bound.listener(source, *bound.args)
             except KeyboardInterrupt:  # the user's own Ctrl-C, not a fault of the listener
                 raise
             except BaseException:
@@ -128,15 +134,17 @@ class Listeners:
 
     def copy(self) -> Listeners:
         """Another list with the same listeners."""
-        return Listeners(list(self._bound), self._names)
+        return Listeners(self._bound, self._names)
 
-    def add(self, listener: Callable[..., object], args: tuple[object, ...]) -> None:
-        """Append `listener`; `TypeError` if it cannot be called the way `on` promises."""
-        self._bound.append(_Bound(listener, args, self._names))
+    def add(self, listener: Callable[..., object], args: tuple[object, ...], override: bool) -> None:
+        """Append `listener`, or put it in place of all; `TypeError` as `on` says."""
+        fresh = _Bound(listener, args, self._names)
+        self._bound = (fresh,) if override else (*self._bound, fresh)
 
     def remove(self, listener: Callable[..., object] | None) -> None:
         """Take `listener` out, or all of them for None."""
-        self._bound = [b for b in self._bound if listener is not None and b.listener != listener]
+        kept = [b for b in self._bound if listener is not None and b.listener != listener]
+        self._bound = tuple(kept)
 
 
 class _Bound:
@@ -149,16 +157,7 @@ class _Bound:
             raise TypeError(f"a listener must be callable, not {type(listener).__qualname__}")
         self.listener = listener
         self.args = args
-        self._names = _declared_names(listener, 1 + len(args), names)
-
-    def call(self, source: object, payload: dict[str, Any]) -> None:
-        names = self._names
-        if names is None:
-            self.listener(source, *self.args, **payload)
-        elif names:
-            self.listener(source, *self.args, **{name: payload[name] for name in names})
-        else:
-            self.listener(source, *self.args)
+        self.names = _declared_names(listener, 1 + len(args), names)
 
 
 def _declared_names(

@@ -84,15 +84,11 @@ class EventSource:
             TypeError: The listener is not callable, or not in this way.
         """
         event = JobEvent.parse(event)
-        fresh = Listeners()
-        fresh.add(listener, args)
         if self._listeners is None:
             self._listeners = {}
-        if override or event not in self._listeners:
-            self._listeners[event] = fresh
-            self._signal(event).connect(fresh, sender=self)
-        else:
-            self._listeners[event].add(listener, args)
+        held = self._listeners.setdefault(event, Listeners())
+        held.add(listener, args, override)
+        self._signal(event).connect(held, sender=self)
         return self
 
     def off(self, event: JobEvent | str, listener: Callable[..., object] | None = None) -> Self:
@@ -101,9 +97,8 @@ class EventSource:
         listeners = (self._listeners or {}).get(event)
         if listeners is not None:
             listeners.remove(listener)
-            if not listeners:
+            if not listeners:  # it stays in the table, for a run that is calling it
                 self._signal(event).disconnect(listeners, sender=self)
-                del (self._listeners or {})[event]
         return self
 
     def attach(self, observer: Observer) -> Self:

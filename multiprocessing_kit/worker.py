@@ -148,8 +148,9 @@ class Worker(EventSource):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name not in self.PER_JOB}
-        if self._listeners:
-            state["_listeners"] = self._listeners
+        listeners = {event: held for event, held in (self._listeners or {}).items() if held}
+        if listeners:
+            state["_listeners"] = listeners
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from typing import Any
 
 from blinker import Signal
 
 from multiprocessing_kit.events import JobEvent
 from multiprocessing_kit.observer import EventSource
-from multiprocessing_kit.runner.telling import Audience
+from multiprocessing_kit.runner.telling import Audience, Tell
 
 __all__ = ["CallerEvents"]
 
@@ -25,7 +25,7 @@ class CallerEvents(EventSource):
 
     def _audience(self) -> Audience:
         """Its listeners, for a run, which keeps this object alive."""
-        return Audience(self._listened, self._fire)
+        return Audience(self._listened, self._teller)
 
     def _weak_audience(self) -> Audience:
         """Its listeners, for a run that goes on until this object is dropped."""
@@ -35,17 +35,16 @@ class CallerEvents(EventSource):
             source = me()
             return 0 if source is None else source._listened()
 
-        def fire(event: JobEvent, payload: dict[str, Any]) -> None:
+        def teller(event: JobEvent) -> Tell | None:
             source = me()
-            if source is not None:
-                source._fire(event, payload)
+            return None if source is None else source._teller(event)
 
-        return Audience(listened, fire)
+        return Audience(listened, teller)
 
     def _listened(self) -> int:
         return sum(event.bit for event, signal in self._signals.items() if signal.receivers)
 
-    def _fire(self, event: JobEvent, payload: dict[str, Any]) -> None:
+    def _teller(self, event: JobEvent) -> Tell | None:
         listeners = (self._listeners or {}).get(event)
-        if listeners is not None:  # the signals are this object's own: nobody else can be connected
-            listeners.tell(self, payload)
+        # The signals are this object's own: nobody else can be connected.
+        return None if listeners is None else functools.partial(listeners.tell, self)

@@ -14,7 +14,7 @@ from multiprocessing_kit.runner.answers import Opened
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.supervise.interrupts import Interrupts
 
-__all__ = ["Audience", "Teller"]
+__all__ = ["Audience", "Tell", "Teller"]
 
 _log = logging.getLogger("multiprocessing_kit.runner")
 
@@ -25,17 +25,27 @@ _SENT_BY_CHILDREN = JobEvent.JOB_START.bit | JobEvent.JOB_RUNNING.bit | JobEvent
 """The events that only a child knows of; the final ones follow from the answer."""
 
 
+Tell = Callable[["dict[str, Any]"], None]
+"""Calls the listeners of one event, which may change meanwhile, with a payload."""
+
+
 class Audience:
     """The listeners of the caller.
 
     Args:
         listened: Tells which events anybody listens to, as a mask of `JobEvent.bit`.
-        fire: Calls the listeners of an event with its payload.
+        teller: Gives the function that tells of an event; None while nobody has listened to it.
     """
 
-    def __init__(self, listened: Callable[[], int], fire: Callable[[JobEvent, dict[str, Any]], None]) -> None:
+    def __init__(self, listened: Callable[[], int], teller: Callable[[JobEvent], Tell | None]) -> None:
         self.listened = listened
-        self.fire = fire
+        self.teller = teller
+
+    def tell(self, event: JobEvent, payload: dict[str, Any]) -> None:
+        """Call the listeners of `event`."""
+        tell = self.teller(event)
+        if tell is not None:
+            tell(payload)
 
 
 class Teller:
@@ -68,14 +78,32 @@ class Teller:
         interrupts = self._interrupts
         interrupts_before = interrupts.count
         interrupts.in_user_code = True
-        fire, mask, attempt = self._audience.fire, self._mask, answers.attempt
+        mask, run_id, attempt = self._mask, self._run_id, answers.attempt
+        success = self._audience.teller(_SUCCESS) if mask & _SUCCESS.bit else None
+        index = answers.first - 1
         try:
-            for index, (response, argument) in enumerate(
-                zip(answers.responses, arguments, strict=True), answers.first
-            ):
-                event = _SUCCESS if response.ok else _unhappy_event(response)
-                if mask & event.bit:
-                    fire(event, self._payload(event, index, argument, response, attempt, pid))
+            for response, argument in zip(answers.responses, arguments, strict=True):
+                index += 1
+                if not response.ok:
+                    event = _unhappy_event(response)
+                    if mask & event.bit:
+                        self._audience.tell(
+                            event, self._payload(event, index, argument, response, attempt, pid)
+                        )
+                elif success is not None:
+                    success(  # as `_payload`, without its call for each job
+                        {
+                            "event": _SUCCESS,
+                            "job_id": f"{run_id}-{index}",
+                            "argument": argument,
+                            "attempt": attempt,
+                            "response": response,
+                            "exception": response.exception,
+                            "delay": None,
+                            "info": {},
+                            "pid": pid,
+                        }
+                    )
         finally:
             interrupts.in_user_code = False
         interrupts.check_user_code(interrupts_before)
@@ -90,7 +118,7 @@ class Teller:
             interrupts_before = self._interrupts.count
             self._interrupts.in_user_code = True
             try:
-                self._audience.fire(event, payload)
+                self._audience.tell(event, payload)
             finally:
                 self._interrupts.in_user_code = False
             self._interrupts.check_user_code(interrupts_before)
@@ -109,7 +137,7 @@ class Teller:
             payload = self._payload(event, index, argument, fields.get("response"), attempt, pid)
             payload["delay"] = fields.get("delay")
             payload["info"] = fields.get("info") or {}
-            self._audience.fire(event, payload)
+            self._audience.tell(event, payload)
         finally:
             interrupts.in_user_code = False
         interrupts.check_user_code(interrupts_before)
