@@ -98,7 +98,7 @@ class EventSource:
         if listeners is not None:
             listeners.remove(listener)
             if not listeners:  # it stays in the table, for a run that is calling it
-                self._signal(event).disconnect(listeners, sender=self)
+                self._signal(event).disconnect(listeners)  # from any sender: else the signal keeps it
         return self
 
     def attach(self, observer: Observer) -> Self:

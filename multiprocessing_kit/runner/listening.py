@@ -42,7 +42,8 @@ class CallerEvents(EventSource):
         return Audience(listened, teller)
 
     def _listened(self) -> int:
-        return sum(event.bit for event, signal in self._signals.items() if signal.receivers)
+        # A copy: another thread may be adding to it.
+        return sum(event.bit for event, held in list((self._listeners or {}).items()) if held)
 
     def _teller(self, event: JobEvent) -> Tell | None:
         listeners = (self._listeners or {}).get(event)
