@@ -8,10 +8,14 @@
 [1, 4, 9]
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from multiprocessing_kit import events
-from multiprocessing_kit.child import Child, current_child, delay
-from multiprocessing_kit.child_events import ChildEvent
 from multiprocessing_kit.errors import (
+    AlreadyRunningError,
     CheckpointError,
     ChildError,
     ChildTimeoutError,
@@ -21,6 +25,9 @@ from multiprocessing_kit.errors import (
     JobTimeoutError,
     KitError,
     LockerError,
+    ManagerConfigError,
+    ManagerError,
+    NotRunningError,
     PipeTimeoutError,
     PoolClosedError,
     PoolError,
@@ -41,22 +48,8 @@ from multiprocessing_kit.errors import (
     WorkerLostError,
 )
 from multiprocessing_kit.events import JobEvent
-from multiprocessing_kit.executor import ForkExecutor
 from multiprocessing_kit.lifecycle import JobStatus
-from multiprocessing_kit.lockers import (
-    ConditionLocker,
-    FileLocker,
-    Locker,
-    LockOwner,
-    MutexLocker,
-    ReentrantLocker,
-    RWLocker,
-    SemaphoreLocker,
-    SpinLocker,
-)
 from multiprocessing_kit.observer import Observer
-from multiprocessing_kit.pipe import Pipe, PipeEnd
-from multiprocessing_kit.pool import Pool
 from multiprocessing_kit.process import Process
 from multiprocessing_kit.queues import (
     FifoQueue,
@@ -69,11 +62,30 @@ from multiprocessing_kit.queues import (
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.responses import Responses
 from multiprocessing_kit.retry import RetryStrategy, RetryType
-from multiprocessing_kit.shared import Shared
-from multiprocessing_kit.supervise.signal_listener import SignalListener
 from multiprocessing_kit.worker import Worker
 
+if TYPE_CHECKING:
+    from multiprocessing_kit.child import Child, current_child, delay
+    from multiprocessing_kit.child_events import ChildEvent
+    from multiprocessing_kit.executor import ForkExecutor
+    from multiprocessing_kit.lockers import (
+        ConditionLocker,
+        FileLocker,
+        Locker,
+        LockOwner,
+        MutexLocker,
+        ReentrantLocker,
+        RWLocker,
+        SemaphoreLocker,
+        SpinLocker,
+    )
+    from multiprocessing_kit.pipe import Pipe, PipeEnd
+    from multiprocessing_kit.pool import Pool
+    from multiprocessing_kit.shared import Shared
+    from multiprocessing_kit.supervise.signal_listener import SignalListener
+
 __all__ = [
+    "AlreadyRunningError",
     "CheckpointError",
     "Child",
     "ChildError",
@@ -95,7 +107,10 @@ __all__ = [
     "LockOwner",
     "Locker",
     "LockerError",
+    "ManagerConfigError",
+    "ManagerError",
     "MutexLocker",
+    "NotRunningError",
     "NullQueue",
     "Observer",
     "Pipe",
@@ -138,3 +153,39 @@ __all__ = [
     "delay",
     "events",
 ]
+
+# Imported when first asked for: who runs a `Process` does not wait for them.
+_LATER = {
+    "child": ("Child", "current_child", "delay"),
+    "child_events": ("ChildEvent",),
+    "executor": ("ForkExecutor",),
+    "lockers": (
+        "ConditionLocker",
+        "FileLocker",
+        "LockOwner",
+        "Locker",
+        "MutexLocker",
+        "RWLocker",
+        "ReentrantLocker",
+        "SemaphoreLocker",
+        "SpinLocker",
+    ),
+    "pipe": ("Pipe", "PipeEnd"),
+    "pool": ("Pool",),
+    "shared": ("Shared",),
+    "supervise.signal_listener": ("SignalListener",),
+}
+_HOMES = {name: home for home, names in _LATER.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

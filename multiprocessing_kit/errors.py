@@ -25,6 +25,10 @@
     │   ├── TableOverflowError      (also `OverflowError`) a number outside 64 bits
     │   └── TableClosedError        it was closed here, or destroyed by any process
     ├── PipeTimeoutError            (also `TimeoutError`) a message did not come or go in time
+    ├── ManagerError                a manager cannot do what it was asked
+    │   ├── AlreadyRunningError     one of this name runs
+    │   ├── NotRunningError         none does
+    │   └── ManagerConfigError      (also `ValueError`) an option makes no sense
     ├── CheckpointError             a file of kept answers cannot be used, or not for this map
     └── IpcError                    the system refused shared memory or semaphores
 
@@ -38,6 +42,7 @@ import queue
 import signal
 
 __all__ = [
+    "AlreadyRunningError",
     "CheckpointError",
     "ChildError",
     "ChildTimeoutError",
@@ -47,6 +52,9 @@ __all__ = [
     "JobTimeoutError",
     "KitError",
     "LockerError",
+    "ManagerConfigError",
+    "ManagerError",
+    "NotRunningError",
     "PipeTimeoutError",
     "PoolClosedError",
     "PoolError",
@@ -325,6 +333,40 @@ class PipeTimeoutError(KitError, TimeoutError):
     def __init__(self, message: str, *, begun: bool = False) -> None:
         super().__init__(message)
         self.begun = begun
+
+
+class ManagerError(KitError):
+    """A manager cannot do what it was asked."""
+
+
+class AlreadyRunningError(ManagerError):
+    """A manager of this name runs.
+
+    Attributes:
+        pid: Of its master; 0 if it is just starting.
+        since: When it was started, by `time.time()`.
+    """
+
+    def __init__(self, message: str, *, pid: int = 0, since: float = 0.0) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.since = since
+
+
+class NotRunningError(ManagerError):
+    """No manager of this name runs."""
+
+
+class ManagerConfigError(ManagerError, ValueError):
+    """An option of a manager makes no sense.
+
+    Attributes:
+        option: Its name.
+    """
+
+    def __init__(self, message: str, *, option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class CheckpointError(KitError):

@@ -11,10 +11,10 @@ from multiprocessing_kit.runner.child_end import CallerGone, ChildEnd, Descripto
 from multiprocessing_kit.runner.hold import Cargo, Hold
 from multiprocessing_kit.runner.host import ChildHost
 from multiprocessing_kit.runner.job_runner import JobRunner
-from multiprocessing_kit.runner.memory import own_memory
 from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.runner.surroundings import NoWayBack
 from multiprocessing_kit.supervise.death import PARENT_GONE
+from multiprocessing_kit.supervise.memory import own_memory
 from multiprocessing_kit.worker import Worker
 
 __all__ = ["LOST_DESCRIPTORS", "JobChild"]

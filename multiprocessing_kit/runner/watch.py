@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from multiprocessing_kit.errors import JobCanceledError
 from multiprocessing_kit.runner.limits import Limits
-from multiprocessing_kit.runner.memory import own_memory
+from multiprocessing_kit.supervise.memory import own_memory
 
 if TYPE_CHECKING:
     from multiprocessing_kit.runner.caller_end import CallerEnd

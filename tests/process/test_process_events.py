@@ -130,6 +130,29 @@ def test_what_was_canceled_before_it_started() -> None:
     assert heard == ["JOB_START NoneType", "JOB_CANCELED JobCanceledError"]
 
 
+@pytest.mark.parametrize("change", ["another", "off and on", "override", "off"])
+def test_listeners_that_change_each_other(change: str) -> None:
+    """From the next event on, though the events of many jobs are told in a row."""
+    heard: list[str] = []
+    process = Process(1)
+
+    def second(_: Process) -> None:
+        heard.append("second")
+
+    def first(source: Process) -> None:
+        heard.append("first")
+        if len(heard) == 1:
+            if change.startswith("off"):
+                source.off(JobEvent.JOB_SUCCESS)
+            if change != "off":
+                source.on(JobEvent.JOB_SUCCESS, second, override=change == "override")
+
+    process.on(JobEvent.JOB_SUCCESS, first)
+    process.map(abs, range(3))
+    later = {"another": ["first", "second"] * 2, "off": []}
+    assert heard == ["first", *later.get(change, ["second"] * 2)]
+
+
 @pytest.mark.parametrize("argument", [lambda: None, threading.Lock()])
 def test_a_job_that_no_child_ever_saw(argument: object) -> None:
     heard: list[tuple[str, object, int]] = []

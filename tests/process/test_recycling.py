@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from multiprocessing_kit import JobEvent, Process, RetryStrategy, RetryType, Worker, WorkerLostError
-from multiprocessing_kit.runner.memory import own_memory
+from multiprocessing_kit.supervise.memory import own_memory
 from tests.process.test_crashes import batches, in_order, loop, ways
 
 MB = 1 << 20

@@ -29,6 +29,7 @@ HOUSE = [
     (3, {"process", "runner", "progress", "checkpoint"}),
     (4, {"pool"}),
     (4, {"executor"}),
+    (5, {"joblib_backend"}),
     (5, {"manager"}),
     (5, {"service"}),
     (6, {"cli"}),
@@ -219,4 +220,14 @@ def test_the_front_door_is_light() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
-    assert set(done.stdout.split()) & HEAVY == set()
+    imported = set(done.stdout.split())
+    assert imported & HEAVY == set()
+    later = importlib.import_module(PACKAGE)._LATER
+    assert imported & {f"{PACKAGE}.{home}" for home in later} == set()
+
+
+def test_what_is_not_there() -> None:
+    package = importlib.import_module(PACKAGE)
+    assert dir(package) == package.__all__
+    with pytest.raises(AttributeError, match="'multiprocessing_kit' has no attribute 'Pul'"):
+        _ = package.Pul

@@ -14,3 +14,13 @@ def own_memory(pid: int) -> int:
     except psutil.NoSuchProcess:
         return 0
     return int(info.rss - getattr(info, "shared", 0))
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes of memory that a process has resident; 0 if it is gone."""
+    import psutil  # noqa: PLC0415
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
