@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         SemaphoreLocker,
         SpinLocker,
     )
+    from multiprocessing_kit.manager import Manager, ManagerGroup
     from multiprocessing_kit.pipe import Pipe, PipeEnd
     from multiprocessing_kit.pool import Pool
     from multiprocessing_kit.shared import Shared
@@ -107,8 +108,10 @@ __all__ = [
     "LockOwner",
     "Locker",
     "LockerError",
+    "Manager",
     "ManagerConfigError",
     "ManagerError",
+    "ManagerGroup",
     "MutexLocker",
     "NotRunningError",
     "NullQueue",
@@ -170,6 +173,7 @@ _LATER = {
         "SemaphoreLocker",
         "SpinLocker",
     ),
+    "manager": ("Manager", "ManagerGroup"),
     "pipe": ("Pipe", "PipeEnd"),
     "pool": ("Pool",),
     "shared": ("Shared",),

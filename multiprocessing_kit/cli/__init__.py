@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from multiprocessing_kit.cli.checkpoint import checkpoint
+from multiprocessing_kit.cli.manage import manage
 
 __all__ = ["main"]
 
@@ -15,3 +16,4 @@ def main() -> None:
 
 
 main.add_command(checkpoint)
+main.add_command(manage)

@@ -47,6 +47,15 @@ class ForkedChild:
         self._pidfd = exit_pipe is None
         self.recheck = None if self._pidfd else _RECHECK
 
+    @classmethod
+    def adopted(cls, pid: int, liveness: int, exit_pipe: int | None) -> ForkedChild:
+        """A child that this process forked before it executed itself anew; see `descriptors`."""
+        return cls(pid, make_private(liveness), None if exit_pipe is None else make_private(exit_pipe))
+
+    def descriptors(self) -> tuple[int, int | None]:
+        """Its liveness pipe and, without pidfds, its exit pipe: what must stay open for `adopted`."""
+        return self._liveness, None if self._pidfd else self._sentinel
+
     def fileno(self) -> int:
         """The descriptor that is readable once the child has ended."""
         return self._sentinel

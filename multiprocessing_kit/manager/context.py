@@ -1,0 +1,82 @@
+"""What a worker of a manager knows and may do; see `Context`."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+from multiprocessing_kit.ipc.doorbell import Doorbell
+
+__all__ = ["Context"]
+
+
+class Context:
+    """Given to `init` and `target` of a `Manager`.
+
+    Attributes:
+        name: The manager's.
+        pin: The worker's index, 0 to workers - 1; the one that replaces it has the same.
+        resource: What `init` has returned.
+        executed: How many calls of `target` this worker has completed.
+        stopping: Whether the worker is to end: finish what must be finished, and return.
+    """
+
+    def __init__(self, name: str, pin: int, liveness: int) -> None:
+        self.name = name
+        self.pin = pin
+        self.resource: Any = None
+        self.executed = 0
+        self.stopping = False
+        self._liveness = liveness
+        self._bell = Doorbell()
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep, but no longer than until the worker is to end or the manager wakes it.
+
+        Returns:
+            Whether to go on: False once `stopping`.
+        """
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        poll.register(self._liveness, select.POLLIN)
+        while not self.stopping:
+            left = deadline - time.monotonic()
+            ready = poll.poll(max(0.0, left) * 1000)
+            if any(descriptor == self._liveness for descriptor, _ in ready):
+                os._exit(signal.SIGKILL + 128)  # the master is dead: where the system does not kill us
+            if ready or left <= 0:
+                self._bell.clear()
+                break
+        return not self.stopping
+
+    def dispatch(self) -> bool:
+        """Whether to go on; a long loop in `target` asks this now and then.
+
+        Signals that have come are taken before it returns, as always between two steps of Python code.
+        """
+        return not self.stopping
+
+    def listen(self) -> None:
+        """Take the signals of the master; from the worker's main thread.
+
+        SIGTERM: to end after this call; a second one interrupts it with `SystemExit`. SIGUSR2: no more sleep.
+        """
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGUSR2, self._wake)
+        # A worker's terminal and its own children are the master's affair.
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(signum, signal.SIG_IGN)
+
+    def _stop(self, signum: int, _frame: FrameType | None) -> None:
+        if self.stopping:
+            raise SystemExit(128 + signum)
+        self.stopping = True
+        self._bell.ring()
+
+    def _wake(self, _signum: int, _frame: FrameType | None) -> None:
+        self._bell.ring()

@@ -1,0 +1,145 @@
+"""Where the log of a manager goes. The master alone writes it; workers send their records (see `relay`)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import socket
+import sys
+from pathlib import Path
+
+from multiprocessing_kit.errors import ManagerConfigError
+from multiprocessing_kit.manager.safe_files import open_private
+
+__all__ = ["open_logs", "reopen_logs", "send_all_to"]
+
+_BYTES, _FILES = 100_000_000, 5
+_FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
+_JOURNAL = "/run/systemd/journal/socket"
+_SYSLOG = {"linux": "/dev/log", "darwin": "/var/run/syslog"}
+
+
+def open_logs(logger: logging.Logger | logging.Handler | str | None, default: Path | None) -> None:
+    """Give the root logger the handler that is wanted.
+
+    Args:
+        logger: A logger or handler that the program has set up; the path of a file that is rotated at
+            100 MB, with five old ones kept; "stderr", "syslog" or "journal"; None for what the program
+            has set up already, and where it has nothing, for `default`.
+        default: A file; None for standard error.
+
+    Raises:
+        ManagerConfigError: It is none of these, or cannot be opened.
+    """
+    root = logging.getLogger()
+    if isinstance(logger, logging.Logger):
+        handlers = [] if logger is root else list(logger.handlers)
+    elif isinstance(logger, logging.Handler):
+        handlers = [logger]
+    elif logger is not None:
+        handlers = [_handler(logger)]
+    elif root.handlers:
+        handlers = []
+    else:
+        handlers = [_handler("stderr" if default is None else str(default))]
+    for handler in handlers:
+        if handler not in root.handlers:
+            root.addHandler(handler)
+    if handlers and root.level == logging.WARNING:  # as Python sets it, not the program
+        root.setLevel(logging.INFO)
+
+
+def _handler(wanted: str) -> logging.Handler:
+    try:
+        handler: logging.Handler
+        if wanted == "stderr":
+            handler = logging.StreamHandler(sys.stderr)
+        elif wanted == "syslog":
+            handler = logging.handlers.SysLogHandler(_SYSLOG.get(sys.platform, "/dev/log"))
+        elif wanted == "journal":
+            return JournalHandler()
+        else:
+            path = Path(os.path.abspath(wanted))
+            os.close(open_private(path, "logger", os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+            handler = logging.handlers.RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_FILES)
+    except OSError as error:
+        raise ManagerConfigError(f"option logger: cannot open {wanted}: {error}", option="logger") from error
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
+
+
+def reopen_logs() -> None:
+    """Go on in new files where somebody has moved the old ones away (logrotate)."""
+    for handler in _all_handlers():
+        if isinstance(handler, logging.FileHandler):
+            with handler.lock or contextlib.nullcontext():
+                stream, handler.stream = handler.stream, None
+                if stream is not None:
+                    stream.close()
+                handler.stream = handler._open()
+
+
+def send_all_to(handler: logging.Handler) -> None:
+    """In a worker: have every record handled by `handler`, and by nothing that was set up before."""
+    for logger in _loggers():
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger().handlers[:] = [handler]
+
+
+def _loggers() -> list[logging.Logger]:
+    named = logging.Logger.manager.loggerDict.values()
+    return [logger for logger in named if isinstance(logger, logging.Logger)]
+
+
+def _all_handlers() -> set[logging.Handler]:
+    return {handler for logger in [logging.getLogger(), *_loggers()] for handler in logger.handlers}
+
+
+class JournalHandler(logging.Handler):
+    """To the journal of systemd, by its own protocol: one datagram of fields.
+
+    Source: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            self._socket.connect(_JOURNAL)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one."""
+        try:
+            fields = {
+                "MESSAGE": self.format(record),
+                "PRIORITY": str(_priority(record.levelno)),
+                "SYSLOG_IDENTIFIER": record.name,
+                "CODE_FILE": record.pathname,
+                "CODE_LINE": str(record.lineno),
+                "CODE_FUNC": record.funcName or "",
+                "LOGGED_BY_PID": str(record.process),
+            }
+            self._socket.send(b"".join(_field(name, value.encode()) for name, value in fields.items()))
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        super().close()
+
+
+def _field(name: str, value: bytes) -> bytes:
+    return b"%s\n%s%s\n" % (name.encode(), len(value).to_bytes(8, "little"), value)
+
+
+def _priority(level: int) -> int:
+    """As syslog counts."""
+    limits = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+    return next((priority for limit, priority in limits if level >= limit), 7)
