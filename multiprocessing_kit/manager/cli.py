@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from multiprocessing_kit.manager.group import ManagerGroup
     from multiprocessing_kit.manager.manager import Manager
 
-    AnyManager = Manager | ManagerGroup
+    AnyManager: TypeAlias = Manager | ManagerGroup
 
 __all__ = ["commands"]
 
