@@ -29,8 +29,8 @@ class Commands:
     def __init__(self, master: Master) -> None:
         self._master = master
         self._by_signal: dict[int, Callable[[], None]] = {
-            signal.SIGTERM: master.stop,
-            signal.SIGINT: master.stop,
+            signal.SIGTERM: self._stop_or_exit,
+            signal.SIGINT: self._stop_or_exit,
             signal.SIGQUIT: master.exit,
             signal.SIGHUP: master.restart,
             signal.SIGUSR1: reopen_logs,
@@ -47,6 +47,13 @@ class Commands:
             "wakeup": master.wake,
         }
         self.signals = tuple(self._by_signal)
+
+    def _stop_or_exit(self) -> None:
+        """A second signal means that somebody is out of patience."""
+        if self._master.is_stopping:
+            self._master.exit()
+        else:
+            self._master.stop()
 
     def signal(self, signum: int) -> None:
         """Act on a signal; what cannot be done is logged."""

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
@@ -165,6 +166,8 @@ def place_of(seat: Seat) -> Place:
     child = ForkedChild.adopted(seat.pid, seat.liveness, seat.exit_pipe) if seat.pid else None
     place = Place(seat.pin, State(seat.state), child, seat.started, seat.restarts, seat.failures)
     place.last_exit, place.reason = seat.last_exit, seat.reason
+    if place.state is State.BACKOFF:
+        place.due = time.monotonic()
     return place
 
 

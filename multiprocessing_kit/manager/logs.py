@@ -83,6 +83,9 @@ def reopen_logs() -> None:
 
 def send_all_to(handler: logging.Handler) -> None:
     """In a worker: have every record handled by `handler`, and by nothing that was set up before."""
+    for before in _all_handlers():
+        if isinstance(before, logging.FileHandler):  # a file that is rotated away must not stay open here
+            before.close()
     for logger in _loggers():
         logger.handlers.clear()
         logger.propagate = True

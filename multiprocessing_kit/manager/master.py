@@ -102,10 +102,15 @@ class Master:
             workers=tuple(WorkerStatus.of(place, self._board.row(pin)) for pin, place in places),
         )
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether its end has begun."""
+        return self._is_stopping
+
     def stop(self) -> None:
-        """Let running work end, then end; asked a second time, end at once."""
-        patience = 0.0 if self._is_stopping else self.settings.stop_timeout
-        self._stop(patience)
+        """Let running work end, then end."""
+        if not self._is_stopping:
+            self._stop(self.settings.stop_timeout)
 
     def exit(self) -> None:
         """End at once; running work is cut off."""
@@ -128,8 +133,9 @@ class Master:
 
     def wake(self) -> None:
         """End every worker's sleep."""
-        for child in self._supervisor.children:
-            child.send_signal(signal.SIGUSR2)
+        for pin, place in self._supervisor.places.items():
+            if place.child is not None and self._is_ready(pin):  # before that, the signal would end it
+                place.child.send_signal(signal.SIGUSR2)
 
     def scale(self, workers: int) -> None:
         """Have so many workers.

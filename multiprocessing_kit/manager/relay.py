@@ -19,6 +19,8 @@ from typing import Any
 
 __all__ = ["Relay", "RelayHandler"]
 
+_log = logging.getLogger("multiprocessing_kit.manager")
+
 _LARGEST = 60_000
 _MOST_AT_ONCE = 500
 """Records that the master writes before it looks at other things."""
@@ -64,9 +66,12 @@ class Relay:
                     file.seek(0)
                     data = file.readall()
             record = logging.makeLogRecord(json.loads(data))
-            logger = logging.getLogger(record.name)
-            if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
+            logger = _logger_of(record.name)
+            try:
+                if logger.isEnabledFor(record.levelno):
+                    logger.handle(record)
+            except Exception:  # a filter of the program's fails: no reason for a master to end
+                _log.exception("cannot log a record of %s", record.processName)
 
     def close(self) -> None:
         """In the master."""
@@ -91,7 +96,7 @@ class RelayHandler(logging.Handler):
         """Send one; waits while the master has too many."""
         try:
             fields = {**_travelling(record), "processName": self._worker}
-            self._send(json.dumps(fields, default=str).encode())
+            self._send(json.dumps(fields, default=str, skipkeys=True).encode())
         except Exception:
             self.handleError(record)
 
@@ -107,6 +112,19 @@ class RelayHandler(logging.Handler):
             file.write(data)
             file.flush()
             socket.send_fds(self._socket, [b"."], [file.fileno()])
+
+
+def _logger_of(name: str) -> logging.Logger:
+    """The logger of this name, or the next above it that is there.
+
+    Loggers are never freed, and workers may name them after their jobs.
+    """
+    while name:
+        found = logging.Logger.manager.loggerDict.get(name)
+        if isinstance(found, logging.Logger):
+            return found
+        name = name.rpartition(".")[0]
+    return logging.getLogger()
 
 
 def _travelling(record: logging.LogRecord) -> dict[str, Any]:

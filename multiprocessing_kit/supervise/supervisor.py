@@ -68,6 +68,9 @@ class Place:
         last_exit: How the last one ended, in words; "" if none has.
         reason: Why it is FATAL; "" if it is not.
         due: When the next step is to be taken, by `time.monotonic()`; None for none.
+        since: When the child was started, by `time.monotonic()`.
+        steps: Signals that it gets if it does not end, and when.
+        then: What follows when it has ended, if it was asked to.
     """
 
     pin: int
@@ -79,9 +82,9 @@ class Place:
     last_exit: str = ""
     reason: str = ""
     due: float | None = None
-    _since: float = 0.0
-    _steps: list[tuple[float, int]] = field(default_factory=list)
-    _then: Then = Then.NOTHING
+    since: float = 0.0
+    steps: list[tuple[float, int]] = field(default_factory=list)
+    then: Then = Then.NOTHING
 
 
 class Supervisor:
@@ -141,13 +144,15 @@ class Supervisor:
         Args:
             pin: Its number.
             patience: Seconds between the first two; 0 kills at once.
-            then: What follows when it has.
+            then: What follows when it has; the last one that asks decides.
         """
         place = self.places[pin]
-        place._then = then
+        place.then = then
         if place.child is None:
             self._stopped(place)
             return
+        if place.state is State.STOPPING and patience > 0:
+            return  # it has been asked, and a second SIGTERM would cut off its call
         now = time.monotonic()
         if patience > 0:
             steps = [(now + patience, signal.SIGTERM), (now + patience + _TERMINATED, signal.SIGKILL)]
@@ -155,7 +160,7 @@ class Supervisor:
         else:
             steps = []
             place.child.kill()
-        place._steps = [(when, int(signum)) for when, signum in steps]
+        place.steps = [(when, int(signum)) for when, signum in steps]
         place.state, place.due = State.STOPPING, steps[0][0] if steps else None
 
     def look(self) -> None:
@@ -174,7 +179,7 @@ class Supervisor:
         if place.state is State.BACKOFF:
             self._fork(place)
         elif place.state is State.STOPPING and place.child is not None:
-            _, signum = place._steps.pop(0)
+            _, signum = place.steps.pop(0)
             _log.warning(
                 "worker #%d (pid %d) has not ended: sending %s",
                 place.pin,
@@ -182,7 +187,7 @@ class Supervisor:
                 signal.Signals(signum).name,
             )
             place.child.send_signal(signum)
-            place.due = place._steps[0][0] if place._steps else None
+            place.due = place.steps[0][0] if place.steps else None
 
     def _fork(self, place: Place) -> None:
         pin = place.pin
@@ -193,7 +198,7 @@ class Supervisor:
             place.state, place.due = State.BACKOFF, time.monotonic() + _NO_FORK
             return
         place.child, place.state, place.due = child, State.RUNNING, None
-        place.started, place._since = time.time(), time.monotonic()
+        place.started, place.since = time.time(), time.monotonic()
         _log.info("worker #%d started (pid %d)", pin, child.pid)
         self._on_change(place, None)
 
@@ -202,7 +207,7 @@ class Supervisor:
         assert child is not None
         policy, pid, exitcode = self._policy, child.pid, child.exitcode
         was_asked = place.state is State.STOPPING
-        place.child, place.due, place._steps = None, None, []
+        place.child, place.due, place.steps = None, None, []
         place.last_exit = describe_exit(exitcode)
         self._on_change(place, child)
         child.close()
@@ -212,7 +217,7 @@ class Supervisor:
         if was_asked:
             self._stopped(place)
             return
-        lived = time.monotonic() - place._since
+        lived = time.monotonic() - place.since
         if lived >= policy.healthy or policy.is_normal(exitcode):
             place.failures = 0
         place.failures += not policy.is_normal(exitcode)
@@ -229,7 +234,7 @@ class Supervisor:
             _log.error("worker #%d is given up: %s", place.pin, reason)
 
     def _stopped(self, place: Place) -> None:
-        then, place._then = place._then, Then.NOTHING
+        then, place.then = place.then, Then.NOTHING
         place.state, place.due = State.IDLE, None
         if then is Then.REPLACE:
             self.start(place.pin)
