@@ -11,7 +11,6 @@ __all__ = [
     "GETVAL",
     "LAST_PID",
     "SETVAL",
-    "WAITING",
     "last_error",
     "sembufs",
     "semctl",
@@ -25,8 +24,8 @@ __all__ = [
     "values",
 ]
 
-GETVAL, SETVAL, WAITING, LAST_PID = (5, 8, 3, 4) if sys.platform == "darwin" else (12, 16, 14, 11)
-"""For `semctl`: read a value, write it, count who waits until it is more, who did the last operation."""
+GETVAL, SETVAL, LAST_PID = (5, 8, 4) if sys.platform == "darwin" else (12, 16, 11)
+"""For `semctl`: read a value, write it, who did the last operation."""
 
 _GETALL = 6 if sys.platform == "darwin" else 13
 

@@ -193,10 +193,6 @@ class SemaphoreSet:
         """Who did the last operation on one of them; 0 if this pid namespace does not know the process."""
         return self._control(which, _libc().LAST_PID)
 
-    def waiting(self, which: int) -> int:
-        """How many threads of all processes sleep until one of them is more."""
-        return self._control(which, _libc().WAITING)
-
     def set(self, which: int, value: int) -> None:
         """Give one of them this value. What processes would undo of it at their end is forgotten."""
         self._control(which, _libc().SETVAL, value)

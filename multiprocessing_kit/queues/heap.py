@@ -1,13 +1,11 @@
 """Records in the order of their priorities in shared memory, for one user at a time: all hold the same lock.
 
-    words of 8 bytes
+    words of 8 bytes; those between are as in `store.py`
      0  whole       0 while something below is being changed
-     1  closed
-     2  count       of records
-     3  last        number given to a record
-     4  (4 words for the queue's own use, and 4 more at 8)
-    12  lists of free blocks, see `blocks.py`
-    77  heap        positions of the records: none has a lower priority than the one at half its index
+     1  count       of records
+     2  last        number given to a record
+    16  lists of free blocks, see `blocks.py`
+    81  heap        positions of the records: none has a lower priority than the one at half its index
         blocks      used: header, number, priority, payload; free: header, …
 
 A record is a priority, as a native 8-byte float, and a payload. Of those with the lowest priority the
@@ -25,11 +23,12 @@ import struct
 from array import array
 
 from multiprocessing_kit.queues.blocks import CONTROL_WORDS, SMALLEST, Blocks
+from multiprocessing_kit.queues.store import REST, RecordStore
 
 __all__ = ["RecordHeap", "prefix"]
 
-_WHOLE, _CLOSED, _COUNT, _LAST, _OWN, _MORE_OWN, _LISTS = 0, 1, 2, 3, 4, 8, 12
-_HEAP = _LISTS + CONTROL_WORDS
+_WHOLE, _COUNT, _LAST = 0, 1, 2
+_HEAP = REST + CONTROL_WORDS
 _NUMBER, _PRIORITY = 1, 2  # words from the beginning of a block
 _HEADER = 2  # words of a block before the record
 
@@ -37,46 +36,25 @@ prefix = struct.Struct("=d").pack
 """What a record of this priority begins with."""
 
 
-class RecordHeap:
-    """The heap in `buf`, which is zeroed when new. A record is `prefix(priority) + payload`.
-
-    Args:
-        buf: `bytes_for(size)` bytes, at an address that is a multiple of 8.
-        max_records: Most records it holds; 0: as many as fit.
-
-    Attributes:
-        words: All of it; one item is one aligned 8-byte load or store.
-        own: Two views of 4 words each that the heap does not use.
-        max_payload: Bytes of the largest payload that ever fits.
-    """
+class RecordHeap(RecordStore):
+    """The record of the lowest priority is the first one taken. It is `prefix(priority) + payload`."""
 
     kind = "priority queue"
     locks = 1
 
     def __init__(self, buf: memoryview, max_records: int) -> None:
-        self.words = buf.cast("Q")
+        super().__init__(buf, max_records)
         self._priorities = buf.cast("d")
         self._bytes = buf
-        self._max_records = max_records
         words_of_blocks = (len(self.words) - _HEAP - 1) * SMALLEST // (SMALLEST + 1)
         end = len(self.words) - 1
-        self._blocks = Blocks(self.words, _LISTS, end - words_of_blocks, end)
-        self.own = self.words[_OWN : _OWN + 4], self.words[_MORE_OWN : _MORE_OWN + 4]
+        self._blocks = Blocks(self.words, REST, end - words_of_blocks, end)
         self.max_payload = (words_of_blocks - _HEADER - 1) * 8
 
     @staticmethod
     def bytes_for(size: int) -> int:
         """Bytes of shared memory for records that take `size`, a multiple of 32, with their overhead."""
         return (_HEAP + 1) * 8 + size + size // SMALLEST
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self.words[_CLOSED] != 0
-
-    def close(self) -> None:
-        """Say that no more records will come."""
-        self.words[_CLOSED] = 1
 
     @property
     def head(self) -> int:
@@ -123,16 +101,6 @@ class RecordHeap:
         self._push(block)
         words[_WHOLE] = 1
         return True
-
-    def append(self, records: list[bytes]) -> int:
-        """Move the records that find room out of the list into the heap; returns how many that were."""
-        done = 0
-        for record in records:
-            if not self.append_one(record):
-                break
-            done += 1
-        del records[:done]
-        return done
 
     def take_one(self) -> bytes | None:
         """Remove the first record, if there is one, and return its payload."""

@@ -27,7 +27,7 @@ R = TypeVar("R")
 Noted = tuple[Semaphore, int]
 
 _TRIES = 3  # at a lock, before sleeping until it is free
-_LOOKS = 100  # at the ring, before sleeping until it changes: less than falling asleep and waking cost
+_LOOKS = 100  # at the store, before sleeping until it changes: less than falling asleep and waking cost
 _let_others_run: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
@@ -85,17 +85,17 @@ class RecordQueue:
             self._segment = open_named(layout.kind, name, layout.bytes_for(size), values)
         else:
             self._segment = StampedSegment(layout.kind, layout.bytes_for(size), values)
-        self._ring = layout(self._segment.buf, max_records)
+        self._store = layout(self._segment.buf, max_records)
         semaphores = list(self._segment.semaphores)
         self._has_two_locks = layout.locks == 2
         if not self._has_two_locks:
             semaphores.insert(3, semaphores[0])
-        self._appenders = _End(semaphores[:3], self._ring.own[0])
-        self._takers = _End(semaphores[3:], self._ring.own[1])
+        self._appenders = _End(semaphores[:3], self._store.own[0])
+        self._takers = _End(semaphores[3:], self._store.own[1])
         self._busy: type[Exception] = require_sysv().BusyError
         self._gone: type[Exception] = require_sysv().ExistentialError
         self.key = self._segment.key
-        self.max_payload = self._ring.max_payload
+        self.max_payload = self._store.max_payload
         if name:
             self._locked(self._appenders, self._agree, max_records)
 
@@ -111,17 +111,17 @@ class RecordQueue:
 
     def put(self, records: list[bytes], block: bool, deadline: float | None) -> bool:
         """Take records out of the list and add them, waiting for room. False if the time ran out."""
-        ring, looks = self._ring, _LOOKS
+        store, looks = self._store, _LOOKS
         try:
             while True:
-                head = ring.head
+                head = store.head
                 if self._locked(self._appenders, self._append, records, deadline):
                     looks = _LOOKS
                 if not records:
                     return True
                 if not block:
                     return False
-                if not ring.has_lost_records(head, looks):
+                if not store.has_lost_records(head, looks):
                     looks = 1
                     noted = self._locked(self._takers, self._note_full, len(records[0]), deadline)
                     self._sleep(noted, deadline)
@@ -150,15 +150,15 @@ class RecordQueue:
             QueueClosedError: Closed, and there are no more.
         """
         taken = self._first(self._remove, most, block, deadline)
-        return self._ring.split(taken) if taken else []
+        return self._store.split(taken) if taken else []
 
     def take_rest(self, most: int) -> list[memoryview]:
         """Remove up to `most` records that are there."""
-        return self._ring.split(self._locked(self._takers, self._remove, most))
+        return self._store.split(self._locked(self._takers, self._remove, most))
 
     def count(self) -> int:
         """How many records there are."""
-        return self._locked(self._appenders, lambda _: self._ring.count(), None)
+        return self._locked(self._appenders, lambda _: self._store.count(), None)
 
     def clear(self) -> None:
         """Drop every record."""
@@ -182,7 +182,7 @@ class RecordQueue:
         looks = _LOOKS if block else 1
         try:
             while True:
-                if self._ring.has_records(looks):
+                if self._store.has_records(looks):
                     taken = self._locked(self._takers, remove, argument, deadline)
                     if taken:
                         return taken
@@ -237,41 +237,41 @@ class RecordQueue:
             )
 
     def _append_one(self, record: bytes) -> bool:
-        if self._ring.closed:
+        if self._store.closed:
             raise QueueClosedError(f"{self!r} was closed")
         if self._appenders.asleep[0]:
             self._appenders.wake()
-        return self._ring.append_one(record)
+        return self._store.append_one(record)
 
     def _append(self, records: list[bytes]) -> int:
-        if self._ring.closed:
+        if self._store.closed:
             raise QueueClosedError(f"{self!r} was closed")
         self._appenders.wake()
-        return self._ring.append(records)
+        return self._store.append(records)
 
     def _remove_one(self) -> bytes | None:
         if self._takers.asleep[0]:
             self._takers.wake()
-        return self._ring.take_one()
+        return self._store.take_one()
 
     def _remove(self, most: int) -> Any:
         self._takers.wake()
-        return self._ring.take(most)
+        return self._store.take(most)
 
     def _clear(self, _: None) -> None:
         self._takers.wake()
-        self._ring.clear()
+        self._store.clear()
 
     def _close(self, _: None) -> None:
         self._appenders.wake()
         self._takers.wake()
-        self._ring.close()
+        self._store.close()
 
     def _note_empty(self, block: bool) -> Noted | None:
         """Under the appenders' lock: until it is given back, there will be no record."""
-        if self._ring.has_records():
+        if self._store.has_records():
             return None
-        if self._ring.closed:
+        if self._store.closed:
             raise QueueClosedError(f"{self!r} was closed and is drained")
         if not block:
             raise TimeoutError
@@ -279,9 +279,9 @@ class RecordQueue:
 
     def _note_full(self, size: int) -> Noted | None:
         """Under the takers' lock: until it is given back, there will not be more room."""
-        if self._ring.closed or self._ring.has_room(size):
+        if self._store.closed or self._store.has_room(size):
             return None
         return self._takers.note()
 
     def __repr__(self) -> str:
-        return f"{self._ring.kind} {self._name!r}" if self._name else f"{self._ring.kind} {self.key:#x}"
+        return f"{self._store.kind} {self._name!r}" if self._name else f"{self._store.kind} {self.key:#x}"

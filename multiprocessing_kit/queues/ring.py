@@ -1,12 +1,9 @@
 """A ring of records in shared memory. Who appends holds one lock, who takes another.
 
-    words of 8 bytes, and who writes them
+    words of 8 bytes, and who writes them; those between are as in `store.py`
      0  tail        appenders   position behind the last record
      1  from, to    appenders   position `from` is another name of position `to`
-     3  closed      a closer, under both locks
-     4  (4 words for the queue's own use under the appenders' lock)
      8  head        takers      position of the first record; in another cache line
-    12  (4 words for the queue's own use under the takers' lock)
     16  records     appenders   number, length, payload padded to words; number, length, …; number
 
 A position counts words since the start and never wraps; its place is its remainder by the capacity.
@@ -23,56 +20,33 @@ both tail and head at that time; they move as ever when a record is put and take
 from __future__ import annotations
 
 from multiprocessing_kit.ipc.fence import KEEPS_STORES_IN_ORDER, make_fence
+from multiprocessing_kit.queues.store import REST, RecordStore
 
 __all__ = ["RecordRing"]
 
-_TAIL, _FROM, _TO, _CLOSED, _APPENDERS_OWN = range(5)
-_HEAD, _TAKERS_OWN = 8, 12
-_RECORDS = 16
+_TAIL, _FROM, _TO, _HEAD = 0, 1, 2, 8
 _NEAR = 8192  # words: the first pages, 64 KiB
 _OVERHEAD = 16  # bytes: number and length
 
 
-class RecordRing:
-    """The ring in `buf`, which is zeroed when new.
-
-    Args:
-        buf: `bytes_for(size)` bytes, at an address that is a multiple of 8.
-        max_records: Most records it holds; 0: as many as fit.
-
-    Attributes:
-        words: All of it; one item is one aligned 8-byte load or store.
-        own: Two views of 4 words each for the queue's own use: under the appenders' lock, and the takers'.
-        max_payload: Bytes of the largest record that ever fits.
-    """
+class RecordRing(RecordStore):
+    """The first record that was appended is the first one taken."""
 
     kind = "queue"
     locks = 2
 
     def __init__(self, buf: memoryview, max_records: int) -> None:
-        self.words = buf.cast("Q")
-        appenders, takers = _APPENDERS_OWN, _TAKERS_OWN
-        self.own = self.words[appenders : appenders + 4], self.words[takers : takers + 4]
-        self._data = self.words[_RECORDS:]
-        self._bytes = buf[_RECORDS * 8 :]
+        super().__init__(buf, max_records)
+        self._data = self.words[REST:]
+        self._bytes = buf[REST * 8 :]
         self._capacity = len(self._data)
-        self._max_records = max_records
         self._fence = None if KEEPS_STORES_IN_ORDER else _fence
         self.max_payload = self._capacity * 8 - _OVERHEAD - 8
 
     @staticmethod
     def bytes_for(size: int) -> int:
         """Bytes of shared memory for records that take `size` with their overhead, a multiple of 8."""
-        return _RECORDS * 8 + size + 8
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self.words[_CLOSED] != 0
-
-    def close(self) -> None:
-        """Say that no more records will come. Under both locks."""
-        self.words[_CLOSED] = 1
+        return REST * 8 + size + 8
 
     @property
     def head(self) -> int:

@@ -1,9 +1,7 @@
 """A stack of records in shared memory, for one user at a time: all hold the same lock.
 
-    words of 8 bytes
+    words of 8 bytes; those between are as in `store.py`
      0  top         position behind the last record; 0: none
-     1  closed
-     4  (4 words for the queue's own use, and 4 more at 12)
     16  records     payload padded to words, number, length; payload, number, length; …
 
 A `number` says how many records there are up to its own. It stands behind its payload, so the record on
@@ -14,50 +12,30 @@ everything. Only words above `top` are written before it.
 
 from __future__ import annotations
 
+from multiprocessing_kit.queues.store import REST, RecordStore
+
 __all__ = ["RecordStack"]
 
-_TOP, _CLOSED, _OWN, _MORE_OWN = 0, 1, 4, 12
-_RECORDS = 16
+_TOP = 0
 _OVERHEAD = 16  # bytes: number and length
 
 
-class RecordStack:
-    """The stack in `buf`, which is zeroed when new.
-
-    Args:
-        buf: `bytes_for(size)` bytes, at an address that is a multiple of 8.
-        max_records: Most records it holds; 0: as many as fit.
-
-    Attributes:
-        words: All of it; one item is one aligned 8-byte load or store.
-        own: Two views of 4 words each that the stack does not use.
-        max_payload: Bytes of the largest record that ever fits.
-    """
+class RecordStack(RecordStore):
+    """The last record that was appended is the first one taken."""
 
     kind = "lifo queue"
     locks = 1
 
     def __init__(self, buf: memoryview, max_records: int) -> None:
-        self.words = buf.cast("Q")
-        self._data = self.words[_RECORDS:]
-        self._bytes = buf[_RECORDS * 8 :]
-        self._max_records = max_records
-        self.own = self.words[_OWN : _OWN + 4], self.words[_MORE_OWN : _MORE_OWN + 4]
+        super().__init__(buf, max_records)
+        self._data = self.words[REST:]
+        self._bytes = buf[REST * 8 :]
         self.max_payload = len(self._data) * 8 - _OVERHEAD
 
     @staticmethod
     def bytes_for(size: int) -> int:
         """Bytes of shared memory for records that take `size` with their overhead, a multiple of 8."""
-        return _RECORDS * 8 + size
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self.words[_CLOSED] != 0
-
-    def close(self) -> None:
-        """Say that no more records will come."""
-        self.words[_CLOSED] = 1
+        return REST * 8 + size
 
     @property
     def head(self) -> int:
@@ -99,16 +77,6 @@ class RecordStack:
         data[end - 1] = size
         self.words[_TOP] = end  # here it happens
         return True
-
-    def append(self, records: list[bytes]) -> int:
-        """Move the records that find room out of the list onto the stack; returns how many that were."""
-        done = 0
-        for record in records:
-            if not self.append_one(record):
-                break
-            done += 1
-        del records[:done]
-        return done
 
     def take_one(self) -> bytes | None:
         """Remove the record on top, if there is one."""

@@ -1,30 +1,29 @@
 """A table in shared memory: rows by key, each a dict of the same columns.
 
-Shared      checks keys and values, makes dicts     this file, columns.py
+Shared      checks keys and values, makes dicts     this file, keys.py, columns.py
 Rows        locks                                   rows.py
 Cells       bytes                                   cells.py
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, ValuesView
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn
 
 from multiprocessing_kit.errors import (
-    IpcError,
     TableClosedError,
     TableError,
     TableFullError,
     TableTypeError,
-    TableValueError,
 )
-from multiprocessing_kit.ipc.named import NamedSegment, open_named
+from multiprocessing_kit.ipc.named import NamedSegment
 from multiprocessing_kit.ipc.stamped import StampedSegment
 from multiprocessing_kit.shared.cells import MAX_ROWS, Cells
 from multiprocessing_kit.shared.columns import Column, Columns, ColumnType, Row
-from multiprocessing_kit.shared.rows import LOCKS, Rows
+from multiprocessing_kit.shared.keys import Keys
+from multiprocessing_kit.shared.opening import Shape, find, make
+from multiprocessing_kit.shared.rows import Rows
 
 __all__ = ["Shared"]
 
@@ -60,46 +59,19 @@ class Shared(MutableMapping[str, Row]):
     ) -> None:
         self._columns = Columns(columns)
         self._max_rows = _natural("rows", rows, MAX_ROWS)
-        self._key_size = _natural("key_size", key_size, 1 << 16)
+        most = _natural("key_size", key_size, 1 << 16)
         self._name = name
-        self._layout = f"columns={self._columns.describe()}, rows={rows}, key_size={key_size}"
-        self._title = f"table {name!r}"
-        segment = self._find() if name else StampedSegment("table", Cells.bytes_for(*self._shape()), LOCKS)
-        if not name:
-            self._title = f"table {segment.key:#x}"
+        layout = f"columns={self._columns.describe()}, rows={rows}, key_size={key_size}"
+        shape = Shape(layout.encode(), self._max_rows, most, self._columns.size)
+        segment = find(name, shape) if name else make(shape)
+        self._title = f"table {name!r}" if name else f"table {segment.key:#x}"
         # Kept by close(): without a name, the table ends with this object.
         self._segment: NamedSegment | StampedSegment | None = segment
         self._columns.table = self._title
-        cells = Cells(segment.buf, *self._shape())
+        self._keys = Keys(self._title, most)
+        cells = Cells(segment.buf, *shape)
         # Given up by close(): the memory is detached when the last thread has left it.
         self._rows: Rows | None = Rows(segment, cells, self._title)
-
-    def _shape(self) -> tuple[bytes, int, int, int]:
-        return self._layout.encode(), self._max_rows, self._key_size, self._columns.size
-
-    def _find(self) -> NamedSegment:
-        """The segment of this name, made if there is none."""
-        shape = self._shape()
-        try:
-            segment = open_named(
-                "table", self._name, Cells.bytes_for(*shape), LOCKS,
-                prepare=lambda memory: Cells(memory, *shape).keep_layout(shape[0]),
-            )  # fmt: skip
-        except IpcError as error:
-            if error.errno == errno.EINVAL:
-                raise self._other("other columns, rows or key_size") from error
-            raise
-        there = Cells(segment.buf, *shape).layout()
-        if there != shape[0]:
-            raise self._other(there.decode("utf-8", "replace"))
-        return segment
-
-    def _other(self, there: str) -> TableError:
-        return TableError(
-            f"{self._title} is there with {there}, not with {self._layout}; give the same, or take "
-            "another name, or destroy the one that is there",
-            table=self._title,
-        )
 
     @property
     def name(self) -> str:
@@ -161,14 +133,14 @@ class Shared(MutableMapping[str, Row]):
             TableFullError: The key has no row, and there is no room for one.
             TableTypeError, TableValueError, TableOverflowError: The key or a value does not fit.
         """
-        packed_key = self._pack_key(key)
+        packed_key = self._keys.pack(key)
         packed = self._columns.pack(row, key)
         if not self._opened().write(packed_key, packed):
             raise self._full(key)
 
     def setdefault(self, key: str, default: Mapping[str, object] = _EMPTY) -> Row:
         """A copy of the row; without one, set it to `default` first. Raises as setting a row does."""
-        packed_key = self._pack_key(key)
+        packed_key = self._keys.pack(key)
         there = self._opened().keep(packed_key, self._columns.pack(default, key))
         if there is None:
             raise self._full(key)
@@ -295,7 +267,7 @@ class Shared(MutableMapping[str, Row]):
         return which
 
     def _add(self, key: str, column: Column, by: Any) -> Any:
-        packed_key = self._pack_key(key)
+        packed_key = self._keys.pack(key)
         rows = self._opened()
         numbers = rows.cells.ints if column.type is int else rows.cells.floats
         try:
@@ -309,25 +281,6 @@ class Shared(MutableMapping[str, Row]):
         if total is None:
             raise self._full(key)
         return total
-
-    def _pack_key(self, key: str) -> bytes:
-        if not isinstance(key, str):
-            raise TableTypeError(
-                f"{self._title}: a key is a str, not {type(key).__name__}; use str(key)", table=self._title
-            )
-        try:
-            packed = key.encode()
-        except UnicodeEncodeError as error:
-            raise TableValueError(
-                f"{self._title}: the key {key!r} is no valid text: {error.reason}", table=self._title, key=key
-            ) from error
-        if 0 < len(packed) <= self._key_size:
-            return packed
-        reason = (
-            f"takes {len(packed)} bytes of UTF-8, and key_size is {self._key_size}" if packed else "is empty"
-        )
-        hint = "use a shorter one, or create the table with a larger key_size" if packed else "give it a text"
-        raise TableValueError(f"{self._title}: the key {key!r} {reason}; {hint}", table=self._title, key=key)
 
     def _full(self, key: str) -> TableFullError:
         return TableFullError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import sys
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +23,7 @@ from multiprocessing_kit.lockers import (
     SemaphoreLocker,
     SpinLocker,
 )
+from tests.forks import exit_of, fork, in_child
 
 PATIENCE = 30  # seconds; only ever used up by a failing test
 
@@ -72,23 +73,6 @@ def in_thread(body: Callable[[], Any]) -> Any:
     thread.join(PATIENCE)
     assert outcome, "did not end"
     return outcome[0]
-
-
-def fork(body: Callable[[], object]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def in_child(body: Callable[[], object]) -> int:
-    """Exit status of a forked child that runs `body`."""
-    return os.waitstatus_to_exitcode(os.waitpid(fork(body), 0)[1])
 
 
 def refused(call: Callable[[], object], reason: str) -> None:
@@ -302,9 +286,9 @@ def test_who_waits_gets_it_when_the_owner_is_killed(locker: Any) -> None:
     pid = fork(own)
     os.read(reading, 1)
     waiting = fork(lambda: (locker.acquire(timeout=PATIENCE) and locker.owner_died) or os._exit(4))
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(os.waitpid(waiting, 0)[1]) == 0
+    os.kill(pid, signal.SIGKILL)
+    assert exit_of(pid) == -signal.SIGKILL
+    assert exit_of(waiting) == 0
     for fd in (reading, writing, blocked, unused):
         os.close(fd)
 

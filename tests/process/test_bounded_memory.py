@@ -240,16 +240,21 @@ def test_who_waits_for_a_slow_input_uses_no_processor(fast: int, ordered: bool) 
             program.stdin.write(b".")
             program.stdin.flush()
             assert program.stdout.readline() == b"waiting\n"
-        caller = psutil.Process(program.pid)
-        everybody = [caller, *caller.children()]
-        until_all_sleep(everybody)
-        used = cpu_seconds(everybody)
-        time.sleep(1.0)  # not for anything to happen, but for as long as it must not
-        used = cpu_seconds(everybody) - used
+        used = used_in_a_second(program.pid)
         rest = program.communicate(b"", timeout=30)[0]
     assert program.returncode == 0
     assert rest.endswith(b"end\n")
     assert used <= 0.02
+
+
+def used_in_a_second(caller: int) -> float:
+    """Processor seconds of a program and its children, of one second in which they have nothing to do."""
+    program = psutil.Process(caller)
+    everybody = [program, *program.children()]
+    until_all_sleep(everybody)
+    used = cpu_seconds(everybody)
+    time.sleep(1.0)  # not for anything to happen, but for as long as it must not
+    return cpu_seconds(everybody) - used
 
 
 def until_all_sleep(processes: list[psutil.Process]) -> None:
@@ -284,12 +289,7 @@ def test_who_waits_for_a_long_job_uses_little(behind: int) -> None:
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
             assert running.stdout is not None
             assert running.stdout.readline() == b"waiting\n"
-            caller = psutil.Process(running.pid)
-            everybody = [caller, *caller.children()]
-            until_all_sleep(everybody)
-            used = cpu_seconds(everybody)
-            time.sleep(1.0)
-            used = cpu_seconds(everybody) - used
+            used = used_in_a_second(running.pid)
             rest = running.communicate(b".", timeout=30)[0]
         assert running.returncode == 0
         assert rest.endswith(b"end\n")

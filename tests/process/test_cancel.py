@@ -20,8 +20,9 @@ from multiprocessing_kit import (
     RetryType,
     Worker,
 )
+from tests.gates import Gate
 from tests.process.test_crashes import in_order
-from tests.process.test_uneven import Gate, Ran
+from tests.process.test_uneven import Ran
 
 HOUR = tenacity.wait_fixed(3600)
 forks_beside_a_thread = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -39,20 +39,14 @@ from multiprocessing_kit.errors import (
     WorkerLostError,
 )
 from multiprocessing_kit.ipc.frames import FrameReader, FrameWriter
-from multiprocessing_kit.supervise import fork as fork_module
 from multiprocessing_kit.supervise.signal_listener import SignalListener
+from tests.process.test_fork import watched_by
+
+__all__ = ["watched_by"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0  # seconds; only ever used up by a failing test
 LARGE = b"0123456789abcdef" * 200_000  # beyond every pipe
-
-
-@pytest.fixture(params=["pidfd", "exit pipe"], autouse=True)
-def watched_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "pidfd" and not hasattr(os, "pidfd_open"):
-        pytest.skip("has no pidfd")
-    if request.param == "exit pipe":
-        monkeypatch.setattr(fork_module, "have_pidfd", lambda: False)
 
 
 Start = Callable[..., Child[Any]]

@@ -20,6 +20,7 @@ from multiprocessing_kit.ipc.stamp import HEADER_SIZE, Owner, Stamp, write_semap
 from multiprocessing_kit.ipc.stamped import StampedSegment
 from multiprocessing_kit.ipc.sysv import KEY_PREFIX, create_segment, random_key, sysv_ipc
 from multiprocessing_kit.ipc.tables import SegmentRow, read_segments, read_semaphores
+from tests.forks import die, exit_of, fork
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "clear_ipc.py"
@@ -63,15 +64,14 @@ def shm_line(number: int) -> list[str]:
 
 def killed(body: Callable[[], object]) -> int:
     """Run `body` in a forked child which is then killed; returns its pid."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            keep = body()
-            os.kill(os.getpid(), signal.SIGKILL)
-            del keep
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+    def run() -> None:
+        keep = body()
+        die()
+        del keep
+
+    pid = fork(run)
+    assert exit_of(pid) == -signal.SIGKILL
     return pid
 
 
@@ -280,9 +280,6 @@ def test_a_semaphore_is_looked_at_again(change: str, cleanup: list[tuple[str, in
 
 @pytest.mark.parametrize("moment", ["before the stamp", "before a semaphore", "after a semaphore"])
 def test_killed_while_creating(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: object, **__: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
     original = Semaphore.__init__
 
     def create_and_die(self: Semaphore, key: int, value: int = 0) -> None:

@@ -26,6 +26,7 @@ from multiprocessing_kit import (
     SerializationError,
     WorkerLostError,
 )
+from tests.forks import in_child
 from tests.process.test_crashes import quietly
 
 ROOT = Path(__file__).parents[2]
@@ -350,15 +351,12 @@ def test_in_a_child_of_the_program() -> None:
     """Its thread is not there."""
     with ForkExecutor(1) as executor:
         executor.submit(increment, 1).result(LATEST)
-        child = os.fork()
-        if child == 0:
-            try:
+
+        def child() -> None:
+            with pytest.raises(PoolError):
                 executor.submit(increment, 1)
-            except PoolError:
-                os._exit(3)
-            finally:
-                os._exit(4)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+        assert in_child(child) == 0
 
 
 @pytest.mark.parametrize(

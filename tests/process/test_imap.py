@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from multiprocessing_kit import JobResponse, NullQueue, Process, Response
+from tests.gates import Gate
 
 
 class BrokenInputsError(Exception):
@@ -37,26 +38,6 @@ class Counted(Iterator[int]):
             raise BrokenInputsError(f"after {self.taken}")
         self.taken += 1
         return self.taken - 1
-
-
-class Gate:
-    """A pipe: `wait` returns once for each `open`."""
-
-    def __init__(self) -> None:
-        self._reading, self._writing = os.pipe()
-
-    def wait(self) -> None:
-        os.read(self._reading, 1)
-
-    def open(self) -> None:
-        os.write(self._writing, b".")
-
-    def __enter__(self) -> Gate:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        os.close(self._reading)
-        os.close(self._writing)
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -32,8 +32,9 @@ from multiprocessing_kit.ipc.parcel import THRESHOLD
 from multiprocessing_kit.runner.child_end import ChildEnd
 from multiprocessing_kit.runner.hold import Hold
 from multiprocessing_kit.worker import FunctionWorker
-from tests.process.test_caller_death import LONG, Program
-from tests.process.test_interrupts import LATEST, check_end, main
+from tests.forks import die
+from tests.process.test_caller_death import Program
+from tests.process.test_interrupts import check_end, check_end_in_time, main
 
 pytestmark = pytest.mark.thorough
 
@@ -733,10 +734,6 @@ def test_large_jobs_are_taken_back_from_a_stuck_child(size: int) -> None:
 # ── children that are killed ──────────────────────────────────────────────────────────────────────
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 CALLER = os.getpid()
 
 
@@ -994,14 +991,7 @@ STATES = {
 @pytest.mark.parametrize("name", STATES)
 def test_a_signal(name: str, signum: signal.Signals) -> None:
     with Program(main(STATES[name])) as program:
-        program.wait_for("busy")
-        program.watch_children()
-        began = time.monotonic()
-        program.signal(signum, group=signum == signal.SIGINT)
-        assert program.ends_within(LONG), program.errors
-        seconds = time.monotonic() - began
-        assert program.left() == []
-        assert seconds < LATEST
+        check_end_in_time(program, signum)
         check_end(program, signum)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -13,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -40,6 +37,10 @@ from multiprocessing_kit.lockers import (
     semaphore,
     spin,
 )
+from tests.forks import die, exit_of, fork, wait_until
+from tests.gates import Gate
+from tests.interrupts import Interrupted, interrupt, interrupted
+from tests.kills import Instants
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30  # seconds; only ever used up by a failing test
@@ -65,75 +66,10 @@ def locker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 exclusive = pytest.mark.parametrize("locker", [name for name in MAKE if name != "reader"], indirect=True)
 
 
-def fork(body: Callable[[], object]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def exit_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For what only the kernel knows and does not announce."""
-    while not condition():
-        os.sched_yield()
-
-
-class Gate:
-    """Processes that wait until the test lets them go on, or until it ends."""
-
-    def __init__(self) -> None:
-        self._reading, self._writing = os.pipe()
-
-    def __enter__(self) -> Gate:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._reading)
-        os.close(self._writing)
-
-    def wait(self) -> None:
-        os.read(self._reading, 1)
-
-    def open(self) -> None:
-        os.write(self._writing, b"x")
-
-
-def die(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 # Deaths: at every instruction.
 
 
-def die_at(instant: int, action: Callable[[], object]) -> None:
-    files = {module.__file__ for module in (condition, file, mutex, reentrant, rw, semaphore, spin, semset)}
-    left = itertools.count(instant, -1)
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename not in files:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and next(left) == 0:
-            die()
-        return trace
-
-    sys._getframe().f_trace_opcodes = True  # before settrace, or Python 3.12 never tells of opcodes
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(None)
-
-
+INSTANTS = Instants(by_instruction=(condition, file, mutex, reentrant, rw, semaphore, spin, semset))
 STRIDES = pytest.mark.parametrize(
     "stride", [pytest.param(1, marks=pytest.mark.stress), pytest.param(7, marks=pytest.mark.thorough), 23]
 )
@@ -141,13 +77,8 @@ STRIDES = pytest.mark.parametrize(
 
 
 def killed_at_instants(action: Callable[[], object], stride: int) -> Iterator[None]:
-    for instant in itertools.count(step=stride):
-        outcome = exit_of(fork(lambda: die_at(instant, action)))  # noqa: B023  # runs at once
-        yield
-        if outcome != -signal.SIGKILL:
-            assert outcome == 0
-            assert instant > 0, "little was traced"
-            return
+    """After each of the children that were killed in `action`, and after one that was not."""
+    return INSTANTS.killed(contextlib.nullcontext, lambda _: action(), stride=stride, least=0)
 
 
 def usual(locker: Any) -> None:
@@ -204,11 +135,17 @@ def test_a_notifier_killed_at_any_instruction(stride: int) -> None:
 
     for _ in killed_at_instants(notify, stride):
         pid = fork(lambda: sleeper(shared))
-        wait_until(lambda: shared._set.waiting(1) == 1)
+        wait_until(lambda: sleepers(shared) == 1)
         with shared:
             shared.notify()
         assert exit_of(pid) == 0
     shared.destroy()
+
+
+def sleepers(shared: ConditionLocker) -> int:
+    """How many wait. Counted before they give the lock back, they have done so by the time it is had here."""
+    with shared:
+        return shared._set.value(0)
 
 
 def sleeper(shared: ConditionLocker) -> None:
@@ -273,7 +210,7 @@ def test_who_waits_is_killed(locker: Any, times: int) -> None:
 def test_a_wake_up_for_the_dead_goes_to_the_living() -> None:
     shared = ConditionLocker(MutexLocker())
     dead, living = (fork(lambda: sleeper(shared)) for _ in range(2))
-    wait_until(lambda: shared._set.waiting(1) == 2)
+    wait_until(lambda: sleepers(shared) == 2)
     with shared:
         os.kill(dead, signal.SIGKILL)
         assert exit_of(dead) == -signal.SIGKILL
@@ -285,7 +222,7 @@ def test_a_wake_up_for_the_dead_goes_to_the_living() -> None:
 def stopped_sleeper(shared: ConditionLocker) -> int:
     """One that is counted, but cannot take what it is sent; returns its pid."""
     pid = fork(lambda: sleeper(shared))
-    wait_until(lambda: shared._set.waiting(1) == 1)
+    wait_until(lambda: sleepers(shared) == 1)
     os.kill(pid, signal.SIGSTOP)
     assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
     return pid
@@ -316,10 +253,10 @@ def test_a_wake_up_for_the_dead_is_taken_back() -> None:
 def test_all_sleepers_are_woken_and_no_more_than_asked_for() -> None:
     shared = ConditionLocker()
     pids = [fork(lambda: sleeper(shared)) for _ in range(5)]
-    wait_until(lambda: shared._set.waiting(1) == 5)
+    wait_until(lambda: sleepers(shared) == 5)
     with shared:
         shared.notify(2)
-        wait_until(lambda: shared._set.waiting(1) == 3)
+        wait_until(lambda: sleepers(shared) == 3)
         with pytest.raises(LockerError, match="wait for it"):
             shared.destroy()
         shared.notify_all()
@@ -399,26 +336,9 @@ def test_no_more_than_the_permits() -> None:
 # Interrupts: a signal handler that raises, at any instant.
 
 
-class Interrupted(Exception):
-    pass
-
-
 def test_interrupted_anywhere(locker: Any) -> None:
-    def interrupt(*_: object) -> None:
-        raise Interrupted
-
     def body() -> None:
-        signal.signal(signal.SIGALRM, interrupt)
-        source = random.Random(1)
-        caught = 0
-        while caught < 300:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, source.uniform(1e-5, 3e-4))
-                while True:
-                    with locker:
-                        pass
-            except Interrupted:
-                caught += 1
+        for _ in interrupted(lambda: usual(locker), 300, 1e-5, 3e-4):
             # The handler may have run just as `release` was called, before it had done anything.
             with contextlib.suppress(LockerError):
                 locker.release()
@@ -434,9 +354,6 @@ def test_interrupted_anywhere(locker: Any) -> None:
 @exclusive
 def test_interrupted_while_it_waits(locker: Any) -> None:
     with Gate() as waits:
-
-        def interrupt(*_: object) -> None:
-            raise Interrupted
 
         def wait() -> None:
             signal.signal(signal.SIGALRM, interrupt)

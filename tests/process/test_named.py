@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,30 +21,12 @@ from multiprocessing_kit.ipc.semaphore import SemaphoreRemovedError
 from multiprocessing_kit.ipc.semset import UNDO
 from multiprocessing_kit.ipc.stamp import NAMED_HEADER_SIZE
 from multiprocessing_kit.ipc.tables import read_segments, read_semaphores
+from tests.forks import die, exit_of, fork
+from tests.kills import Instants
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "clear_ipc.py"
 NAME = "test named"
-
-
-def fork(body: Callable[[], object]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def exit_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def opened() -> NamedSegment:
@@ -234,33 +215,19 @@ def test_users_have_names_of_their_own() -> None:
 # Deaths: at every line.
 
 
-def die_at(instant: int, action: Callable[[], object]) -> None:
-    files = {module.__file__ for module in (named, naming, semset, stamp, stamped, sysv)}
-    left = itertools.count(instant, -1)
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename not in files:
-            return None
-        if event == "line" and next(left) == 0:
-            die()
-        return trace
-
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(None)
+INSTANTS = Instants(by_line=(named, naming, semset, stamp, stamped, sysv))
 
 
-def killed_at_every_line(prepare: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
-    for instant in itertools.count():
-        prepare()
-        outcome = exit_of(fork(lambda: die_at(instant, action)))  # noqa: B023  # runs at once
-        yield
-        if outcome != -signal.SIGKILL:
-            assert outcome == 0
-            assert instant > 50, "little was traced"
-            return
+def killed_at_every_line(
+    prepare: Callable[[], AbstractContextManager[None]], action: Callable[[], object]
+) -> Iterator[None]:
+    return INSTANTS.killed(prepare, lambda _: action(), least=50)
+
+
+@contextmanager
+def one_is_there() -> Iterator[None]:
+    opened()
+    yield
 
 
 def objects() -> set[tuple[str, int]]:
@@ -273,7 +240,7 @@ def objects() -> set[tuple[str, int]]:
 def test_a_maker_killed_anywhere() -> None:
     before = objects()
     made = set()
-    for _ in killed_at_every_line(lambda: None, opened):
+    for _ in killed_at_every_line(nullcontext, opened):
         segment = opened()
         assert is_whole(segment)
         assert opened().id == segment.id
@@ -288,7 +255,7 @@ def test_a_maker_killed_anywhere() -> None:
 def test_a_remover_killed_anywhere() -> None:
     before = objects()
     made = set()
-    for _ in killed_at_every_line(opened, lambda: opened().remove()):
+    for _ in killed_at_every_line(one_is_there, lambda: opened().remove()):
         segment = opened()
         assert is_whole(segment)
         made.add(segment.created)

@@ -21,26 +21,10 @@ import pytest
 
 from multiprocessing_kit.errors import KitError, PipeTimeoutError
 from multiprocessing_kit.pipe import Pipe, PipeEnd
+from tests.forks import exit_of, fork
 
 PATIENCE = 30  # seconds; only ever used up by a failing test
 LARGE = 4 << 20  # bytes: more than the system buffers
-
-
-def fork(body: Callable[[], object]) -> int:
-    """Run `body` in a forked child that ends at once; returns its pid."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def exit_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def closing(made: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:

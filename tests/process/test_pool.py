@@ -20,6 +20,7 @@ from multiprocessing_kit import JobEvent, Pool, PoolClosedError, PoolError, Pool
 from tests.process.test_executor import (
     add,
     exits_at_5,
+    gate,
     increment,
     initialize,
     pid,
@@ -28,16 +29,11 @@ from tests.process.test_executor import (
     wait_for,
 )
 
+__all__ = ["gate"]  # a fixture
+
 LATEST = 30.0
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A pipe; to open it for writing waits until a job reads it."""
-    os.mkfifo(tmp_path / "gate")
-    return tmp_path / "gate"
 
 
 @pytest.fixture

@@ -17,26 +17,7 @@ from multiprocessing_kit import (
     SerializationError,
     Worker,
 )
-
-
-class Gate:
-    """A pipe: `wait` returns once for each `open`."""
-
-    def __init__(self) -> None:
-        self._reading, self._writing = os.pipe()
-
-    def wait(self) -> None:
-        os.read(self._reading, 1)
-
-    def open(self) -> None:
-        os.write(self._writing, b".")
-
-    def __enter__(self) -> Gate:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        os.close(self._reading)
-        os.close(self._writing)
+from tests.gates import Gate
 
 
 def run(process: Process, worker: Worker, inputs: Iterable[Any]) -> list[JobResponse]:

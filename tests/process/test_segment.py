@@ -3,9 +3,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,23 +16,11 @@ from multiprocessing_kit.ipc import sysv
 from multiprocessing_kit.ipc.segment import Segment
 from multiprocessing_kit.ipc.stamped import StampedSegment
 from multiprocessing_kit.ipc.tables import SegmentRow, read_segments, read_semaphores
+from tests.forks import die, exit_of, in_child
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/sysvipc/shm").exists(), reason="looks into /proc/sysvipc")
-
-
-def in_child(body: Callable[[], object]) -> int:
-    """Run `body` in a forked child that ends at once; returns its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def created_here(size: int) -> list[SegmentRow]:
@@ -94,16 +82,16 @@ def test_it_lives_as_long_as_the_last_process() -> None:
     segment.close()
     assert [row.attached for row in created_here(23456)] == [1]
     os.close(writing)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 77
+    assert exit_of(pid) == 77
     assert created_here(23456) == []
 
 
 def test_a_killed_creator_leaves_nothing() -> None:
     def child() -> None:
         _segment = Segment(34567)
-        os.kill(os.getpid(), 9)
+        die()
 
-    assert in_child(child) == -9
+    assert in_child(child) == -signal.SIGKILL
     assert [row for row in read_segments() if row.size == 34567] == []
 
 

@@ -20,31 +20,13 @@ import pytest
 from multiprocessing_kit.errors import TableClosedError, TableError, TableFullError
 from multiprocessing_kit.ipc.semaphore import Semaphore
 from multiprocessing_kit.shared import Shared, cells
+from tests.forks import die, exit_of, fork
+from tests.interrupts import interrupted
+from tests.kills import killed_one_after_the_other
 
 PATIENCE = 30  # seconds; only ever used up by a failing test
 
 COLUMNS: dict[str, Any] = {"text": (str, 200), "number": int, "raw": (bytes, 50), "share": float}
-
-
-def fork(body: Callable[[], object]) -> int:
-    """Run `body` in a forked child that ends at once; returns its pid."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def exit_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def row(seed: int) -> dict[str, Any]:
@@ -217,18 +199,9 @@ def die_at(store: int, table: Shared, action: Callable[[Shared], object]) -> Non
     action(table)
 
 
-def killed_at_stores(
-    prepare: Callable[[], Shared], action: Callable[[Shared], object]
-) -> Iterator[tuple[int, Shared]]:
+def killed_at_stores(prepare: Callable[[], Shared], action: Callable[[Shared], object]) -> Iterator[Shared]:
     """Tables whose user was killed in `action` before one store after the other; at last, was not."""
-    for store in itertools.count():
-        with prepare() as table:
-            outcome = exit_of(fork(lambda: die_at(store, table, action)))  # noqa: B023  # runs at once
-            yield store, table
-        if outcome != -signal.SIGKILL:
-            assert outcome == 0
-            assert store > 1, "few stores were seen"
-            return
+    return killed_one_after_the_other(prepare, lambda store, table: die_at(store, table, action))
 
 
 def check_whole(table: Shared, rows: int) -> None:
@@ -307,7 +280,7 @@ def test_killed_at_any_store(
     with prepare() as table:
         before = dict(table)
     outcomes = []
-    for _, table in killed_at_stores(prepare, action):
+    for table in killed_at_stores(prepare, action):
         there = dict(table)
         assert there in (before, after)
         outcomes.append(there == after)
@@ -333,7 +306,7 @@ def test_killed_while_another_s_change_is_repaired(first: str) -> None:
             outcome = exit_of(fork(lambda: die_at(store, table, change)))  # noqa: B023  # runs at once
             return table
 
-        for _, table in killed_at_stores(prepare, lambda table: table.__setitem__("late", row(4))):
+        for table in killed_at_stores(prepare, lambda table: table.__setitem__("late", row(4))):
             assert dict(table).items() <= {**BEFORE, "new": row(9), "late": row(4)}.items()
             assert ("b" in table) or first == "delete"
             check_whole(table, ROWS)
@@ -390,26 +363,17 @@ ACTIONS: list[Callable[[Shared, str, int], object]] = [
 ]
 
 
-class Interrupted(BaseException):
-    pass
-
-
 def test_a_signal_handler_that_raises_leaves_the_table_whole(table: Shared) -> None:
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    chance = random.Random(7)
+
+    def change() -> None:
+        with contextlib.suppress(TableFullError):
+            chance.choice(ACTIONS)(table, str(chance.randrange(80)), chance.randrange(1000))
 
     def child() -> None:
-        signal.signal(signal.SIGALRM, interrupt)
-        chance = random.Random(7)
-        for _ in range(300):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.002))
-                while True:
-                    with contextlib.suppress(TableFullError):
-                        chance.choice(ACTIONS)(table, str(chance.randrange(80)), chance.randrange(1000))
-            except Interrupted:
-                assert locks(table) == [1] * 8
-                assert all(map(is_whole, table.values()))
+        for _ in interrupted(change, 300, 0.0001, 0.002):
+            assert locks(table) == [1] * 8
+            assert all(map(is_whole, table.values()))
 
     assert exit_of(fork(child)) == 0
     check_whole(table, 64)

@@ -9,11 +9,9 @@ import mmap
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -23,27 +21,13 @@ from multiprocessing_kit.ipc import bell as bell_module
 from multiprocessing_kit.ipc.bell import Bell
 from multiprocessing_kit.ipc.semaphore import MAX_VALUE, Semaphore
 from multiprocessing_kit.ipc.stamped import StampedSegment
-from multiprocessing_kit.queues import SharedMemQueue, records, ring, shared_mem
+from multiprocessing_kit.queues import SharedMemQueue, records, ring, shared_mem, store
 from multiprocessing_kit.queues.records import RecordQueue
+from tests.forks import exit_of, fork, wait_until
+from tests.interrupts import interrupted
+from tests.kills import Instants
 
 PATIENCE = 30  # seconds; only ever used up by a failing test
-
-
-def fork(body: Callable[[], object]) -> int:
-    """Run `body` in a forked child that ends at once; returns its pid."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def exit_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def sleepers(queue: SharedMemQueue[Any]) -> int:
@@ -54,12 +38,6 @@ def sleepers(queue: SharedMemQueue[Any]) -> int:
 
 def locks(queue: SharedMemQueue[Any]) -> list[Semaphore]:
     return [inner(queue)._appenders.lock, inner(queue)._takers.lock]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For what only the kernel knows and does not announce."""
-    while not condition():
-        os.sched_yield()
 
 
 def inner(queue: SharedMemQueue[Any]) -> RecordQueue:
@@ -127,50 +105,11 @@ def test_a_child_of_a_child(queue: SharedMemQueue[Any]) -> None:
 # Deaths: at every instruction.
 
 
-def die(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_at(instant: int, action: Callable[[], object]) -> None:
-    """Run `action` up to one instruction of the ring or the bell, or one line of what uses them."""
-    by_instruction = {ring.__file__: True, bell_module.__file__: True, records.__file__: False}
-    left = itertools.count(instant, -1)
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        traced = by_instruction.get(frame.f_code.co_filename)
-        if traced is None:
-            return None
-        frame.f_trace_opcodes = traced
-        if event == ("opcode" if traced else "line") and next(left) == 0:
-            die()
-        return trace
-
-    sys._getframe().f_trace_opcodes = True  # before settrace, or Python 3.12 never tells of opcodes
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(None)
-
-
+INSTANTS = Instants(by_instruction=(ring, store, bell_module), by_line=(records,))
 STRIDES = pytest.mark.parametrize(
     "stride", [pytest.param(1, marks=pytest.mark.stress), pytest.param(5, marks=pytest.mark.thorough)]
 )
 """Instructions from one kill to the next."""
-
-
-def killed_at_instants(
-    prepare: Callable[[], SharedMemQueue[Any]], action: Callable[[SharedMemQueue[Any]], object], stride: int
-) -> Iterator[SharedMemQueue[Any]]:
-    """Queues whose user was killed inside `action`, at one instruction after the other; at last, was not."""
-    for instant in itertools.count(step=stride):
-        with prepare() as queue:
-            outcome = exit_of(fork(lambda: die_at(instant, lambda: action(queue))))  # noqa: B023  # at once
-            yield queue
-        if outcome != -signal.SIGKILL:
-            assert outcome == 0
-            assert instant > 10, "little was traced"
-            return
 
 
 def simple() -> SharedMemQueue[Any]:
@@ -278,11 +217,11 @@ def test_killed_at_any_instruction(  # noqa: PLR0917
     monkeypatch.setattr(records, "_LOOKS", 1)
     monkeypatch.setattr(shared_mem, "_LINGER", PATIENCE)  # put_many makes it one batch, although traced
     outcomes = []
-    for queue in killed_at_instants(prepare, ACTIONS[action], stride):
+    for queue in INSTANTS.killed(prepare, ACTIONS[action], stride=stride):
         assert [lock.value for lock in locks(queue)] == [1, 1]
         assert queue.qsize() in {len(before), len(after)}
         expected = before if queue.qsize() == len(before) else after
-        closed = inner(queue)._ring.closed
+        closed = inner(queue)._store.closed
         if not closed and not queue.full():
             queue.put("z", block=False)
             expected += "z"
@@ -304,7 +243,7 @@ def test_who_should_wake_a_sleeper_is_killed(side: str, stride: int, monkeypatch
     sleeping = 0
 
     def moved(queue: SharedMemQueue[Any]) -> int:
-        return inner(queue)._ring.words[ring._TAIL if side == "getter" else ring._HEAD]
+        return inner(queue)._store.words[ring._TAIL if side == "getter" else ring._HEAD]
 
     def prepare() -> SharedMemQueue[Any]:
         nonlocal sleeping
@@ -320,7 +259,7 @@ def test_who_should_wake_a_sleeper_is_killed(side: str, stride: int, monkeypatch
         return ACTIONS["put" if side == "getter" else "get"](queue)
 
     alone = []
-    for queue in killed_at_instants(prepare, wake, stride):
+    for queue in INSTANTS.killed(prepare, wake, stride=stride):
         alone.append(moved(queue) != 0)
         if not alone[-1]:
             wake(queue)
@@ -436,25 +375,14 @@ def test_kills_among_several_lose_no_more_than_was_in_flight(batches: bool) -> N
         seen.close()
 
 
-class Interrupted(BaseException):
-    pass
-
-
 def test_a_signal_handler_that_raises_leaves_the_mutex_free(queue: SharedMemQueue[Any]) -> None:
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    def put_and_get() -> None:
+        queue.put(b"x" * 100, timeout=PATIENCE)
+        queue.get(timeout=PATIENCE)
 
     def child() -> None:
-        signal.signal(signal.SIGALRM, interrupt)
-        chance = random.Random(7)
-        for _ in range(300):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.002))
-                while True:
-                    queue.put(b"x" * 100, timeout=PATIENCE)
-                    queue.get(timeout=PATIENCE)
-            except Interrupted:
-                assert [lock.value for lock in locks(queue)] == [1, 1]
+        for _ in interrupted(put_and_get, 300, 0.0001, 0.002):
+            assert [lock.value for lock in locks(queue)] == [1, 1]
         queue.clear()
 
     assert exit_of(fork(child)) == 0

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from multiprocessing_kit import JobResponse, Process, Queue, RemoteError
+from tests.forks import exit_of, fork
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/queues.md").read_text("utf-8"), re.S | re.M)
@@ -150,16 +151,5 @@ def test_like_queue_queue(path: str) -> None:
 
 def in_children(targets: Sequence[Callable[[], None]], status: int = 0) -> None:
     """Run each in a forked child of its own, all at once; all must end with `status`."""
-    pids = []
-    for target in targets:
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                target()
-                code = 0
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert ends == [status] * len(targets)
+    pids = [fork(target) for target in targets]
+    assert [exit_of(pid) for pid in pids] == [status] * len(targets)

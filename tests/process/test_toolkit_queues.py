@@ -13,27 +13,28 @@ import subprocess
 import sys
 import time
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
 
 from multiprocessing_kit.errors import IpcError, QueueClosedError, QueueEmptyError, QueueError, QueueFullError
 from multiprocessing_kit.ipc import bell
-from multiprocessing_kit.queues import FifoQueue, LifoQueue, PriorityQueue, blocks, heap, records, stack
-from tests.process.test_shared_mem_queue import (
-    PATIENCE,
-    STRIDES,
-    blob,
-    die,
-    exit_of,
-    fork,
-    inner,
-    sleepers,
-    wait_until,
+from multiprocessing_kit.queues import (
+    FifoQueue,
+    LifoQueue,
+    PriorityQueue,
+    blocks,
+    heap,
+    records,
+    stack,
+    store,
 )
+from tests.forks import exit_of, fork, wait_until
+from tests.interrupts import interrupted
+from tests.kills import Instants
+from tests.process.test_shared_mem_queue import PATIENCE, STRIDES, blob, inner, sleepers
 
 AnyQueue = Any  # a FifoQueue, LifoQueue or PriorityQueue
 Maker = Callable[..., AnyQueue]
@@ -131,44 +132,7 @@ def test_many_processes_put_and_get(maker: Maker) -> None:
 # Deaths: at every instruction.
 
 
-BY_INSTRUCTION = {stack.__file__, heap.__file__, blocks.__file__, bell.__file__}
-BY_LINE = {records.__file__}
-
-
-def die_at(instant: int, action: Callable[[], object]) -> None:
-    """Run `action` up to one instruction of what holds the records, or one line of what uses that."""
-    left = itertools.count(instant, -1)
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        file = frame.f_code.co_filename
-        if file not in BY_INSTRUCTION | BY_LINE:
-            return None
-        frame.f_trace_opcodes = file in BY_INSTRUCTION
-        if event == ("opcode" if file in BY_INSTRUCTION else "line") and next(left) == 0:
-            die()
-        return trace
-
-    sys._getframe().f_trace_opcodes = True  # before settrace, or Python 3.12 never tells of opcodes
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(None)
-
-
-def killed_at_instants(
-    prepare: Callable[[], AnyQueue], action: Callable[[AnyQueue], object], stride: int
-) -> Iterator[AnyQueue]:
-    """Queues whose user was killed inside `action`, at one instruction after the other; at last, was not."""
-    for instant in itertools.count(step=stride):
-        with prepare() as queue:
-            outcome = exit_of(fork(lambda: die_at(instant, lambda: action(queue))))  # noqa: B023  # at once
-            yield queue
-        if outcome != -signal.SIGKILL:
-            assert outcome == 0
-            assert instant > 10, "little was traced"
-            return
-
+INSTANTS = Instants(by_instruction=(stack, heap, store, blocks, bell), by_line=(records,))
 
 ACTIONS: dict[str, tuple[Callable[[AnyQueue], object], dict[Any, list[str]]]] = {
     # what is done to a queue with "a" and "b", and what may be in it then, for each class
@@ -204,9 +168,9 @@ def test_killed_at_any_instruction(
         return queue
 
     states = []
-    for queue in killed_at_instants(prepare, act, 1 if stride == 1 else 7):
+    for queue in INSTANTS.killed(prepare, act, stride=1 if stride == 1 else 7):
         assert inner(queue)._appenders.lock.value == 1
-        closed = inner(queue)._ring.closed
+        closed = inner(queue)._store.closed
         count = queue.qsize()
         content = "".join(queue.get_all())
         assert len(content) == count
@@ -244,7 +208,7 @@ def test_who_should_wake_a_sleeper_is_killed(
         return queue.put("item") if side == "getter" else queue.get()
 
     done = []
-    for queue in killed_at_instants(prepare, wake, 1 if stride == 1 else 13):
+    for queue in INSTANTS.killed(prepare, wake, stride=1 if stride == 1 else 13):
         with contextlib.suppress(QueueFullError, QueueEmptyError):
             if side == "getter":
                 queue.put("second", timeout=AT_ONCE)  # wakes the sleeper if the first one has not
@@ -359,26 +323,17 @@ def test_killed_while_waiting(maker: Maker, action: str) -> None:
     check_killed_waiters(maker, action, 20)
 
 
-class Interrupted(BaseException):
-    pass
-
-
 @makers
 def test_a_signal_handler_that_raises(maker: Maker) -> None:
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    chance = random.Random(7)
+
+    def put_and_get() -> None:
+        put(queue, b"x" * chance.randrange(200), timeout=PATIENCE)
+        queue.get(timeout=PATIENCE)
 
     def child() -> None:
-        signal.signal(signal.SIGALRM, interrupt)
-        chance = random.Random(7)
-        for _ in range(100):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.002))
-                while True:
-                    put(queue, b"x" * chance.randrange(200), timeout=PATIENCE)
-                    queue.get(timeout=PATIENCE)
-            except Interrupted:
-                assert inner(queue)._appenders.lock.value == 1
+        for _ in interrupted(put_and_get, 100, 0.0001, 0.002):
+            assert inner(queue)._appenders.lock.value == 1
 
     with maker(size=1 << 16) as queue:
         assert exit_of(fork(child)) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +13,7 @@ import pytest
 
 from multiprocessing_kit import JobResponse, Process, RetryStrategy, RetryType, Worker, WorkerLostError
 from multiprocessing_kit.ipc import membarrier
-
-PATIENCE = 10.0
-"""Seconds after which a job gives up; so a test that would hang fails instead."""
+from tests.gates import Gate
 
 COUNT = 4000
 SIZES = pytest.mark.parametrize(
@@ -44,27 +41,6 @@ def gate() -> Iterator[Gate]:
 def ran(tmp_path: Path) -> Iterator[Ran]:
     with Ran(tmp_path / "ran") as ran:
         yield ran
-
-
-class Gate:
-    """Opened once, for all who wait."""
-
-    def __init__(self) -> None:
-        self._reading, self._writing = os.pipe()
-
-    def wait(self) -> bool:
-        """Until it is open; False if it never was."""
-        return bool(select.select([self._reading], [], [], PATIENCE)[0])
-
-    def open(self) -> None:
-        os.write(self._writing, b".")
-
-    def __enter__(self) -> Gate:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        os.close(self._reading)
-        os.close(self._writing)
 
 
 class Ran:

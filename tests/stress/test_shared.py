@@ -10,7 +10,8 @@ import time
 import pytest
 
 from multiprocessing_kit.shared import Shared
-from tests.process.test_shared import COLUMNS, check_whole, exit_of, fork, is_whole, locks, row
+from tests.forks import exit_of, fork
+from tests.process.test_shared import COLUMNS, check_whole, is_whole, locks, row
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(600)]
 

@@ -8,30 +8,11 @@ import pytest
 
 from multiprocessing_kit import RemoteError, SerializationError
 from multiprocessing_kit.ipc.codec import decode, encode, pack_exception, unpack_exception
+from tests.unit.reducing import Reduces, Restores
 
 
 def refuse(error: BaseException) -> NoReturn:
     raise error
-
-
-class Reduces:
-    """Raises when pickled."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> NoReturn:
-        raise self.error
-
-
-class Restores:
-    """Raises when unpickled."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __setstate__(self, state: dict[str, Any]) -> NoReturn:
-        raise state["error"]
 
 
 @pytest.mark.parametrize(

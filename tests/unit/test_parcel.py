@@ -5,13 +5,14 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from multiprocessing_kit import SerializationError
 from multiprocessing_kit.ipc import parcel as parcel_module
 from multiprocessing_kit.ipc.parcel import THRESHOLD, Parcel, pack, unpack
+from tests.unit.reducing import Reduces, Restores
 
 SIZES = [0, 1, THRESHOLD - 1, THRESHOLD, THRESHOLD + 1, 64 << 10, (64 << 10) + 1, 1 << 20]
 
@@ -251,26 +252,6 @@ def test_a_released_memoryview() -> None:
 
 
 # Pickling runs the value's own code
-
-
-class Reduces:
-    """Raises when pickled."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> NoReturn:
-        raise self.error
-
-
-class Restores:
-    """Raises when unpickled."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __setstate__(self, state: dict[str, Any]) -> NoReturn:
-        raise state["error"]
 
 
 class PacksInside:

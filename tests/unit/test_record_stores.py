@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from multiprocessing_kit.queues import blocks
+from multiprocessing_kit.queues import heap as heap_module
 from multiprocessing_kit.queues.heap import RecordHeap, prefix
 from multiprocessing_kit.queues.stack import RecordStack
 from tests.unit.torn import Killed, TornMemory, killed_at_each_store
@@ -31,7 +32,7 @@ def drained(layout: Any, memory: bytes | bytearray) -> list[bytes]:
 def check_blocks(memory: bytearray) -> None:
     """All that is derived in a heap is as the truth says."""
     heap = RecordHeap(memoryview(memory), 0)
-    if not heap.words[0]:
+    if not heap.words[heap_module._WHOLE]:
         return  # whoever comes next makes it anew
     words, lists = heap.words, heap._blocks
     block, end, before_free = lists._first, lists._end, 0
@@ -50,7 +51,8 @@ def check_blocks(memory: bytearray) -> None:
         before_free = 0 if words[block] & 1 else 2
         block += size
     assert (block, words[end]) == (end, 1 | before_free)
-    assert sorted(words[77 : 77 + words[2]]) == used
+    first, count = heap_module._HEAP, words[heap_module._COUNT]
+    assert sorted(words[first : first + count]) == used
     listed = {}
     for number in range(64):
         previous, block = 0, words[lists._lists + number]
