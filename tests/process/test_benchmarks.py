@@ -30,8 +30,9 @@ for name in {names!r}:
     sys.modules[name] = None  # an import of it raises ImportError
 """
 
-ARRAY_CASES = ("arrays-in", "arrays-out", "arrays-out-summed", "same-array")
+ARRAY_CASES = ("arrays-in", "arrays-out", "arrays-out-summed", "same-array", "pools-arrays")
 POOLS = {"Pool.map", "ProcessPoolExecutor.map"}
+QUEUES = {"FifoQueue", "LifoQueue", "PriorityQueue", "multiprocessing.Queue", "Manager().Queue()"}
 
 
 def benchmarks(*options: str, hidden: Sequence[str] = (), folder: Path | None = None) -> str:
@@ -98,6 +99,15 @@ def test_runs_every_case_in_order(quick: Any) -> None:
         ("queue-within", {"SharedMemQueue", "multiprocessing.Queue"}),
         ("import", {"multiprocessing_kit", "multiprocessing.pool, concurrent.futures"}),
         ("events", {"nobody listens", "caller listens for every event"}),
+        ("pools", {"Pool.map", "ForkExecutor.map", "multiprocessing.Pool.map", "ProcessPoolExecutor.map"}),
+        ("pools-submit", {"ForkExecutor.submit", "Pool.apply_async", "ProcessPoolExecutor.submit"}),
+        ("pools-arrays", {"Pool.map", "ForkExecutor.map", "multiprocessing.Pool.map"}),
+        ("toolkit-queues-between", QUEUES),
+        ("toolkit-queues-within", QUEUES),
+        ("lockers", {"MutexLocker", "SpinLocker", "FileLocker", "multiprocessing.Lock", "threading.Lock"}),
+        ("shared-count", {"Shared.incr", "Manager().dict(), d[k] = d[k] + 1"}),
+        ("shared-row", {"Shared, a row read", "Manager().dict(), a row read"}),
+        ("pipe", {"Pipe, to a child and back", "multiprocessing.Pipe, to a child and back"}),
     ],
 )
 def test_measures_ours_and_the_peers(quick: Any, case: str, measured: set[str]) -> None:

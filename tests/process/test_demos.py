@@ -105,6 +105,63 @@ def test_sums_in_other_chunks(chunk: int) -> None:
     assert "n(n+1)/2 says 500500: the same" in output
 
 
+# ── the toolkit ─────────────────────────────────────────────────────────────────────────────────────
+
+TOOLKIT = """
+Pool: multiprocessing.Pool, and a child that is killed takes nothing with it
+   squares: [0, 1, 4, 9, 16, 25, 36, 49] - bombs left: 0
+   starmap: [8, 16, 32]
+   a callback gets 81
+   die: killed by SIGKILL in each of 3 attempts
+   nine jobs at once: PoolFullError, maxsize 8
+
+ForkExecutor: concurrent.futures.Executor, and a crash fails one call
+   submit: 6 - map: [2, 1, 0, 1, 2]
+   asyncio: 1024
+   asyncio: WorkerLostError
+   asyncio: (3, 2)
+
+Child: one process with events, messages, signals and a result
+   "start" of server, as its pid says: True
+   "receive" of server: ready
+   "success" of server: ended in order
+   "finish" of server: 0
+   "error": WorkerLostError SIGKILL
+   delay: later there is (3, 2) - one that was canceled: True
+
+FifoQueue, LifoQueue, PriorityQueue: what the killed have put is there, and nobody waits for them
+   FifoQueue: one - ['two', 'three']
+   LifoQueue: three - ['two', 'one']
+   PriorityQueue: full ['answer', 'usual', 'tidy up']
+   by name, through another program: desserts
+
+Lockers: the owner is killed, the next one gets it at once, and is told
+   FileLocker       was taken: True, owner known: True, owner died: True
+   MutexLocker      was taken: True, owner known: True, owner died: True
+   ReentrantLocker  was taken: True, owner known: True, owner died: True
+   SemaphoreLocker  was taken: True, owner known: True, owner died: True
+   RWLocker.writer  was taken: True, owner known: True, owner died: True
+   SpinLocker       was taken: True, owner known: True, owner died: True
+   ConditionLocker  was taken: True, owner known: True, owner died: True
+   RWLocker: readers at once: 2
+   ConditionLocker: woken, the door is open
+
+Shared: a table in shared memory, with counters that lose nothing
+   four times 1000 hits: {'hits': 4000, 'name': 'the front page'}
+   about: 1 - keys: ['/', '/about'] - deleted: True
+
+Pipe: multiprocessing.Pipe, with deadlines
+   doubled: 42
+   the other side has ended: EOFError, at once
+   nothing came: PipeTimeoutError, in the middle of a message: False
+"""
+
+
+def test_the_toolkit() -> None:
+    output, _ = run("toolkit")
+    assert output == TOOLKIT
+
+
 # ── events ──────────────────────────────────────────────────────────────────────────────────────────
 
 TRY = ["START 1", "RUNNING 1", "RETRY 1", "START 2", "RUNNING 2", "RETRY 2", "START 3", "RUNNING 3"]
