@@ -11,7 +11,7 @@
     ├── QueueError                  a queue refused an item or was misused
     │   ├── QueueEmptyError         (also `queue.Empty`)
     │   ├── QueueFullError          (also `queue.Full`)
-    │   └── QueueClosedError        it was closed or destroyed
+    │   └── QueueClosedError        (also `ValueError`) it was closed or destroyed
     ├── LockerError                 a locker was misused or destroyed (also RuntimeError and ValueError)
     ├── ChildError                  a `Child` was used in a way it does not allow
     │   └── ChildTimeoutError       (also `TimeoutError`) it did not end, or send a message, in time
@@ -234,8 +234,11 @@ class QueueFullError(QueueError, queue.Full):
     """No room in the queue, and the caller would not wait (longer)."""
 
 
-class QueueClosedError(QueueError):
-    """The queue was closed or destroyed, here or by another process."""
+class QueueClosedError(QueueError, ValueError):
+    """The queue was closed or destroyed, here or by another process.
+
+    `multiprocessing.Queue` raises `ValueError` then.
+    """
 
 
 class LockerError(KitError, RuntimeError, ValueError):

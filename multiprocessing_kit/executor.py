@@ -152,7 +152,9 @@ def _results(futures: deque[PartFuture], more: Iterator[PartFuture], deadline: f
             part = futures[0].result(left)
             futures.popleft()
             futures.extend(islice(more, 1))
-            yield from part.results
+            part.results.reverse()
+            while part.results:
+                yield part.results.pop()  # and not kept here as well: results may be large
             if part.error is not None:
                 raise part.error
     finally:

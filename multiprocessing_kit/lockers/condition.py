@@ -146,10 +146,14 @@ class ConditionLocker:
 
         Returns:
             Its last result, which is not true if the time ran out.
+
+        Raises:
+            LockerError: It is not true at once, and the lock is not had here; or this was destroyed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         result = predicate()
         while not result:
+            self._check_owned("wait_for")
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break

@@ -64,8 +64,7 @@ class Pool(CallerEvents):
             raise TypeError("initializer must be a callable")
         self._size = available_cpus() if processes is None else positive(processes, "processes")
         self._maxsize = not_negative(maxsize, "maxsize")
-        tasks = None if maxtasksperchild is None else positive(maxtasksperchild, "maxtasksperchild")
-        limits = Limits(not_negative(crash_retries, "crash_retries"), None, tasks, None)
+        limits = Limits(not_negative(crash_retries, "crash_retries"), None, _tasks(maxtasksperchild), None)
         worker = CallWorker(name, initializer, tuple(initargs))
         self._open = True
         self._engine = Engine(worker, self._size, name=name, limits=limits, audience=self._weak_audience())
@@ -227,6 +226,13 @@ class Pool(CallerEvents):
     def __repr__(self) -> str:
         state = "running" if self._open else "closed"
         return f"<{type(self).__name__} {state} processes={self._size}>"
+
+
+def _tasks(maxtasksperchild: int | None) -> int | None:
+    try:
+        return None if maxtasksperchild is None else positive(maxtasksperchild, "maxtasksperchild")
+    except TypeError as error:
+        raise ValueError(*error.args) from None  # as the standard library's
 
 
 def _terminate(engine: Engine) -> None:

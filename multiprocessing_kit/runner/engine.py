@@ -15,7 +15,7 @@ import atexit
 import logging
 import os
 import threading
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 from multiprocessing_kit.errors import PoolClosedError, PoolError
@@ -34,6 +34,10 @@ _log = logging.getLogger("multiprocessing_kit.runner")
 
 _REQUEUE_BEHIND = 64
 """Jobs for each child that go before a requeued one."""
+
+
+class BrokenPoolError(PoolError, BrokenExecutor):
+    """A `PoolError` as `concurrent.futures` has it; here, because importing that takes milliseconds."""
 
 
 class Engine:
@@ -71,9 +75,12 @@ class Engine:
         """Fork the children, and begin.
 
         Raises:
+            PoolClosedError: The program has ended.
             PoolError, IpcError: There is no child to be had.
         """
         try:
+            if _program_ended.is_set():
+                raise PoolClosedError("cannot schedule new futures: the program has ended")
             with self._interrupts:
                 self._run.hire_all()
             self._thread.start()
@@ -132,7 +139,10 @@ class Engine:
             finished = True
         except BaseException as raised:
             error = raised
-            if not isinstance(raised, PoolError):
+            if type(raised) is PoolError:
+                error = BrokenPoolError(*raised.args)
+                error.__cause__ = raised.__cause__
+            elif not isinstance(raised, PoolError):
                 _log.exception("the engine of pool %r has failed", self._name)
         finally:
             self._end(error, finished=finished)
@@ -149,11 +159,13 @@ class Engine:
 
 
 _running: set[Engine] = set()
+_program_ended = threading.Event()
 
 
 @atexit.register
 def _finish() -> None:
-    """Nothing that was handed in is lost with the end of the program."""
+    """Nothing that was handed in is lost with the end of the program, so nothing is taken from here on."""
+    _program_ended.set()
     for engine in list(_running):
         engine.close()
         engine.join()

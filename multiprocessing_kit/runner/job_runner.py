@@ -89,6 +89,7 @@ class JobRunner:
             self._run_quick(index, argument, 1, apart=True)
             self.send_outcomes()
             self._lane.end()  # not before: a job that is given alone is not run again once it has begun
+        self._worker._argument = None  # else it would be kept while there is nothing to do
         if self._pace.mean > _TINY or time.perf_counter() - self._restored > _PUBLISH_SECONDS:
             self._restore()
 

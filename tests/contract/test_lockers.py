@@ -427,7 +427,12 @@ def test_a_condition() -> None:
     with pytest.raises(TypeError, match="MutexLocker"):
         ConditionLocker(threading.Lock())  # type: ignore[arg-type]
     condition = ConditionLocker()
-    for call in (condition.wait, condition.notify, condition.notify_all):
+    for call in (
+        condition.wait,
+        condition.notify,
+        condition.notify_all,
+        lambda: condition.wait_for(lambda: 0, 0),
+    ):
         with pytest.raises(RuntimeError, match="un-acquired"):
             call()
     with condition, condition:
