@@ -38,7 +38,18 @@ HOUSE = [
 ALLOWED = {("service", "manager")}
 FORBIDDEN = {("runner", "process")}
 
-HEAVY = {"asyncio", "click", "multiprocessing", "numpy", "psutil", "sqlite3", "tenacity", "tqdm"}
+HEAVY = {
+    "asyncio",
+    "click",
+    "cloudpickle",
+    "joblib",
+    "multiprocessing",
+    "numpy",
+    "psutil",
+    "sqlite3",
+    "tenacity",
+    "tqdm",
+}
 
 
 @dataclass(frozen=True)
