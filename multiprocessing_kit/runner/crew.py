@@ -34,7 +34,7 @@ from multiprocessing_kit.supervise.stacks import Stacks
 from multiprocessing_kit.supervise.stop import StopSteps, stop_children
 from multiprocessing_kit.worker import Worker
 
-__all__ = ["ABANDONED", "IN_ORDER", "Crew", "Member"]
+__all__ = ["ABANDONED", "AT_ONCE", "IN_ORDER", "Crew", "Member"]
 
 _log = logging.getLogger("multiprocessing_kit.runner")
 
@@ -43,6 +43,9 @@ IN_ORDER = StopSteps(asked=30.0, terminated=2.0)
 
 ABANDONED = StopSteps(asked=1.0, terminated=0.5)
 """After Ctrl-C, an error or a dropped iterator: running jobs may finish if they are quick."""
+
+AT_ONCE = StopSteps(asked=0.1, terminated=0.5)
+"""When somebody said so: time for idle children to end in order."""
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 from multiprocessing_kit.errors import PoolClosedError, PoolError
-from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
+from multiprocessing_kit.runner.crew import ABANDONED, AT_ONCE, IN_ORDER, Crew
 from multiprocessing_kit.runner.feeding import Window
 from multiprocessing_kit.runner.limits import Limits
 from multiprocessing_kit.runner.run import Run
@@ -54,6 +54,7 @@ class Engine:
     def __init__(self, worker: Worker, size: int, *, name: str, limits: Limits, audience: Audience) -> None:
         self._owner = os.getpid()
         self._name = name
+        self._last_steps = ABANDONED
         self._crew = Crew(size, name, limits, resident=False)
         self._interrupts = Interrupts(self._crew.bell.ring)
         self._submissions = Submissions(self._crew.bell.ring)
@@ -119,6 +120,7 @@ class Engine:
 
     def terminate(self) -> None:
         """End at once; jobs that are not answered fail with `PoolError`. Any thread; may be called again."""
+        self._last_steps = AT_ONCE
         self.close()
         self._submissions.unless_ended(lambda: self._run.abort(PoolError("this pool was terminated")))
 
@@ -150,7 +152,7 @@ class Engine:
 
     def _end(self, error: BaseException, *, finished: bool) -> None:
         try:
-            self._crew.stop(IN_ORDER if finished else ABANDONED, self._interrupts)
+            self._crew.stop(IN_ORDER if finished else self._last_steps, self._interrupts)
         except BaseException:
             _log.exception("the children of pool %r could not be stopped", self._name)
         self._submissions.end(error)  # from here on nobody rings the doorbell
