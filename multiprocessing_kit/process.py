@@ -30,9 +30,12 @@ from multiprocessing_kit.supervise.interrupts import Interrupts
 from multiprocessing_kit.worker import Worker, as_worker
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from typing_extensions import Self
 
     from multiprocessing_kit.checkpoint.resume import Resumed
+    from multiprocessing_kit.runner.serving import Serving
 
 __all__ = ["Process"]
 
@@ -110,6 +113,7 @@ class Process(CallerEvents):
         self._closed = False
         self._idle_crew: Crew | None = None
         self._streams: weakref.WeakSet[Stream | Resumed] = weakref.WeakSet()
+        self._serving: Serving | None = None
 
     def map(self, worker: Worker | Callable[[Any], Any], inputs: Iterable[Any]) -> Responses:
         """Run one job for each input.
@@ -174,8 +178,30 @@ class Process(CallerEvents):
         window = Window(self._queue_length, grows=self._window is None)
         return self._answers(worker, inputs, ordered=ordered, eager=True, window=window)
 
+    def submit(self, worker: Worker | Callable[[Any], Any], argument: Any) -> Future[Response]:
+        """Run one job beside the program, which goes on meanwhile; from any thread.
+
+        The first one forks children for this worker, apart from those of `map`, and starts a thread, in which
+        listeners and the callbacks of futures are called. They end with `shutdown`, or when another worker
+        is given and their jobs are done.
+
+        Args:
+            worker: As for `map`. A plain function is the same worker each time that it is given.
+            argument: Its job's; pickled at once.
+
+        Returns:
+            A future of the response, also of one that is not ok. It may be canceled until the job begins.
+
+        Raises:
+            PoolError: This was shut down, or there is no child to be had. The future raises it where the
+                children as a whole cannot go on.
+        """
+        if self._closed:
+            raise PoolError("this Process was shut down; make another")
+        return self._served().submit(worker, argument)
+
     def cancel(self, job_id: str) -> bool:
-        """End a job of a `map` or `imap` that is under way; from a listener, or from another thread.
+        """End a job that is under way; from a listener, or from another thread.
 
         A job that waits never starts. One that runs is ended with its child, and another child takes its
         place. It is answered with `JobCanceledError`, and JOB_CANCELED fires. The run does this when it
@@ -187,17 +213,27 @@ class Process(CallerEvents):
         Returns:
             False if it belongs to no run of this object that is still open.
         """
-        return any(stream.cancel(job_id) for stream in list(self._streams))
+        serving = [] if self._serving is None else [self._serving]
+        return any(runs.cancel(job_id) for runs in [*self._streams, *serving])
 
     def shutdown(self, wait: bool = True, cancel_pending: bool = False) -> None:
         """Take no more maps, and end the children that were kept.
 
         Args:
-            wait: Let them end in order, `teardown()` included; else end them within 2 seconds.
-            cancel_pending: Also end iterators of `imap` that are still open; else these go on.
+            wait: Let them end in order, `teardown()` included; else end them within 2 seconds. Jobs that were
+                submitted are waited for; else they go on.
+            cancel_pending: Also end iterators of `imap` that are still open, and cancel submitted jobs that
+                have not begun; else these go on.
         """
+        self._shut_down(wait=wait, cancel_pending=cancel_pending, cancel_submitted=cancel_pending)
+
+    def _shut_down(self, *, wait: bool, cancel_pending: bool, cancel_submitted: bool) -> None:
         self._closed = True
         self._resident = False
+        if self._serving is not None:
+            self._serving.close(cancel=cancel_submitted)
+            if wait:
+                self._serving.join()
         if cancel_pending:
             for stream in list(self._streams):
                 stream.close()
@@ -218,7 +254,7 @@ class Process(CallerEvents):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.shutdown(wait=kind is None, cancel_pending=True)
+        self._shut_down(wait=kind is None, cancel_pending=True, cancel_submitted=kind is not None)
 
     # ── responses to the queue ────────────────────────────────────────────────────────────────────
 
@@ -319,6 +355,20 @@ class Process(CallerEvents):
         _open.add(self)
         return stream
 
+    def _served(self) -> Serving:
+        from multiprocessing_kit.runner.serving import Serving  # noqa: PLC0415  # futures are slow to import
+
+        with self._lock:
+            if self._serving is None:
+                self._serving = Serving(
+                    self._size,
+                    name=self._name,
+                    limits=self._limits,
+                    batch_size=self._batch_size,
+                    audience=self._weak_audience(),
+                )
+            return self._serving
+
     def _keep(self, crew: Crew) -> bool:
         """Keep `crew` for the next run, if there will be one and no other crew waits for it already."""
         with self._lock:
@@ -342,4 +392,4 @@ _open: weakref.WeakSet[Process] = weakref.WeakSet()
 def _shut_down_open() -> None:
     """End, in some order, what a program left open; without this its children are killed with it."""
     for process in list(_open):
-        process.shutdown(wait=False, cancel_pending=True)
+        process._shut_down(wait=False, cancel_pending=True, cancel_submitted=False)

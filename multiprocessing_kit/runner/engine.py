@@ -23,7 +23,7 @@ from multiprocessing_kit.runner.crew import ABANDONED, AT_ONCE, IN_ORDER, Crew
 from multiprocessing_kit.runner.feeding import Window
 from multiprocessing_kit.runner.limits import Limits
 from multiprocessing_kit.runner.run import Run
-from multiprocessing_kit.runner.submissions import Submissions
+from multiprocessing_kit.runner.submissions import Settle, Submissions, with_body
 from multiprocessing_kit.runner.telling import Audience
 from multiprocessing_kit.supervise.interrupts import Interrupts
 from multiprocessing_kit.worker import Worker
@@ -49,15 +49,27 @@ class Engine:
         name: For their titles.
         limits: What they may.
         audience: The listeners, which the engine's thread calls.
+        batch_size: Jobs that a child is given at once; None to adapt.
+        settle: Gives a future its job's response.
     """
 
-    def __init__(self, worker: Worker, size: int, *, name: str, limits: Limits, audience: Audience) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        size: int,
+        *,
+        name: str,
+        limits: Limits,
+        audience: Audience,
+        batch_size: int | None = None,
+        settle: Settle = with_body,
+    ) -> None:
         self._owner = os.getpid()
         self._name = name
         self._last_steps = ABANDONED
         self._crew = Crew(size, name, limits, resident=False)
         self._interrupts = Interrupts(self._crew.bell.ring)
-        self._submissions = Submissions(self._crew.bell.ring)
+        self._submissions = Submissions(self._crew.bell.ring, settle)
         self._run = Run(
             worker,
             self._submissions,
@@ -65,7 +77,7 @@ class Engine:
             ordered=False,
             window=Window(None),
             queue_length=_REQUEUE_BEHIND * size,
-            batch_size=None,
+            batch_size=batch_size,
             eager=True,
             interrupts=self._interrupts,
             audience=audience,
@@ -109,6 +121,11 @@ class Engine:
         if os.getpid() != self._owner:
             raise PoolError("this pool belongs to the parent of this process; make one here")
         return self._submissions.submit(argument)
+
+    def cancel(self, job_id: str) -> bool:
+        """Have this job end; False if it is none of this run, or the run is over. Any thread."""
+        index = self._run.index_of(job_id)
+        return index is not None and self._submissions.unless_ended(lambda: self._run.cancel(index))
 
     def close(self, *, cancel: bool = False) -> None:
         """Take no more jobs, and end when all are answered. Any thread; may be called again.

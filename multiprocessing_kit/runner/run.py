@@ -236,6 +236,11 @@ class Run:
 
     # ── cancel ────────────────────────────────────────────────────────────────────────────────────
 
+    def index_of(self, job_id: str) -> int | None:
+        """The index of this job; None if it is none of this run."""
+        run_id, _, index = job_id.rpartition("-")
+        return int(index) if run_id == self.id and index.isdecimal() else None
+
     def cancel(self, index: int) -> None:
         """Have the job of this index end, wherever it is, unless it was answered. Any thread."""
         self._cancels.append(index)

@@ -86,13 +86,11 @@ class Stream(Iterator[Response]):
 
     def cancel(self, job_id: str) -> bool:
         """Have this job end; False if it is none of this run, or the run is over."""
-        run_id, _, index = job_id.rpartition("-")
-        if run_id != self._run.id or not index.isdecimal():
-            return False
+        index = self._run.index_of(job_id)
         with self._ending:
-            if self._crew is None:
+            if index is None or self._crew is None:
                 return False
-            self._run.cancel(int(index))
+            self._run.cancel(index)
         return True
 
     def close(self) -> None:

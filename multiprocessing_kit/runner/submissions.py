@@ -20,7 +20,22 @@ from multiprocessing_kit.response import Response
 from multiprocessing_kit.runner.packing import Pickled, pickled
 from multiprocessing_kit.runner.source import Taken
 
-__all__ = ["Submissions"]
+__all__ = ["Settle", "Submissions", "with_body", "with_response"]
+
+Settle = Callable[["Future[Any]", Response], None]
+
+
+def with_body(future: Future[Any], response: Response) -> None:
+    """Give a future what the call returned or raised."""
+    if response.exception is None:
+        future.set_result(response.body)
+    else:
+        future.set_exception(response.exception)
+
+
+def with_response(future: Future[Any], response: Response) -> None:
+    """Give a future the response as it is."""
+    future.set_result(response)
 
 
 class Submissions:
@@ -28,6 +43,7 @@ class Submissions:
 
     Args:
         wake: Wakes the run, from any thread; not called after `end`.
+        settle: Gives a future its job's response.
 
     Attributes:
         slow, gives_large, left, error: As of `Source`.
@@ -38,8 +54,9 @@ class Submissions:
     left: int | None = None
     error: BaseException | None = None
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], settle: Settle) -> None:
         self._wake = wake
+        self._settle = settle
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[Any], Any, Pickled]] = deque()
         self._running: dict[int, Future[Any]] = {}
@@ -102,11 +119,7 @@ class Submissions:
     def answered(self, first: int, responses: Sequence[Response]) -> None:
         """These are the answers of jobs in a row."""
         for index, response in enumerate(responses, first):
-            future = self._running.pop(index)
-            if response.exception is None:
-                future.set_result(response.body)
-            else:
-                future.set_exception(response.exception)
+            self._settle(self._running.pop(index), response)
 
     def end(self, error: BaseException) -> None:
         """The run is over: nobody is woken any more, and `submit` raises `error`."""
@@ -114,11 +127,13 @@ class Submissions:
             self._closed = error
             self._wake = _nobody
 
-    def unless_ended(self, act: Callable[[], None]) -> None:
-        """Do what is not to be done after `end`. Any thread."""
+    def unless_ended(self, act: Callable[[], None]) -> bool:
+        """Do what is not to be done after `end`. Any thread. Whether it was done."""
         with self._lock:
-            if self._wake is not _nobody:
-                act()
+            if self._wake is _nobody:
+                return False
+            act()
+            return True
 
     def fail(self, error: BaseException) -> None:
         """Answer all that is left with `error`; after `end`."""
