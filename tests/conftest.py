@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Container, Generator, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import psutil
 import pytest
@@ -28,16 +29,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sample", type=int, default=1, metavar="N", help="of each parametrised test, run every N-th case"
     )
+    parser.addoption(
+        "--share", default="1/1", metavar="K/N", help="deal all tests out to N runs, and do the K-th one's"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     step = config.getoption("sample")
+    share, shares = map(int, config.getoption("share").split("/"))
     seen: Counter[str] = Counter()
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
         test = item.nodeid.partition("[")[0]
-        (left_out if seen[test] % step else kept).append(item)
+        wanted = seen[test] % step == 0 and crc32(test.encode()) % shares == share - 1
+        (kept if wanted else left_out).append(item)
         seen[test] += 1
     if left_out:
         config.hook.pytest_deselected(items=left_out)
