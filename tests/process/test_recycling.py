@@ -252,7 +252,7 @@ def test_all_limits_at_once(tmp_path: Path) -> None:
             return argument
 
     worker = Bad(tmp_path / "notes")
-    limits: dict[str, Any] = {"timeout": 0.2, "crash_retries": 1, "max_tasks_per_child": 20}
+    limits: dict[str, Any] = {"timeout": 1.0, "crash_retries": 1, "max_tasks_per_child": 20}
     process = Process(3, max_memory_per_child=base() + 100 * MB, **limits)
     responses = in_order(process, worker, range(300))
     kinds = Counter(type(response.exception).__name__ for response in responses)
