@@ -20,16 +20,18 @@ def _loaded(reference: str) -> Manager | ManagerGroup:
     module, colon, name = reference.partition(":")
     if not colon:
         return Manager(reference, workers=1)
-    if not module or not name:
+    if not module or not name or module.startswith("."):
         raise click.UsageError(f"{reference!r} is not MODULE:OBJECT, such as shop.workers:mailer")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and what it imports is not
         raise click.UsageError(f"there is no module {module!r} here ({os.getcwd()})") from error
+    try:
+        found = functools.reduce(getattr, name.split("."), imported)
     except AttributeError as error:
         raise click.UsageError(f"module {module!r} has no {name!r}") from error
     if not isinstance(found, (Manager, ManagerGroup)):

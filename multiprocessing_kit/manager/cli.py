@@ -28,6 +28,8 @@ __all__ = ["commands"]
 
 EXIT_FAILED, EXIT_NOT_RUNNING = 1, 3
 
+_NEED_THE_PROGRAM = ("run", "start", "systemd")
+
 _STATUSES = [
     (AlreadyRunningError, EXIT_ALREADY_RUNNING),
     (NotRunningError, EXIT_NOT_RUNNING),
@@ -45,12 +47,18 @@ def commands(manager: AnyManager | Callable[[str], AnyManager]) -> click.Group:
     """
     group = click.Group("manage", help="Workers that are always there, under one master.")
 
-    find = manager if inspect.isfunction(manager) else None
+    find: Callable[[str], AnyManager] | None = manager if inspect.isfunction(manager) else None
+
+    def _found(command: str, reference: str) -> AnyManager:
+        assert find is not None
+        if command in _NEED_THE_PROGRAM and ":" not in reference:
+            raise click.UsageError(f"{command} needs MODULE:OBJECT; a name stands for a manager that runs")
+        return find(reference)
 
     def add(name: str, text: str, act: Callable[..., None], *options: Callable[[Any], Any]) -> None:
         def call(**given: Any) -> None:
             with _exit_codes():
-                act(find(given.pop("manager")) if find is not None else manager, **given)
+                act(_found(name, given.pop("manager")) if find is not None else manager, **given)
 
         decorated: Any = call
         for option in reversed(options):
@@ -90,12 +98,19 @@ def _start(manager: AnyManager, detach: bool) -> None:
 
 def _each(name: str) -> Callable[[AnyManager], None]:
     def act_on(manager: AnyManager) -> None:
-        for one in _all(manager):
+        if not isinstance(manager, Iterable):
+            getattr(manager, name)()
+            return
+        errors = []
+        for one in manager:
             try:
                 getattr(one, name)()
             except NotRunningError:
-                if one is manager:
-                    raise
+                pass
+            except ManagerError as error:  # the others are not to wait for it
+                errors.append(str(error))
+        if errors:
+            raise ManagerError("; ".join(errors))
 
     return act_on
 
@@ -123,10 +138,6 @@ def _systemd(manager: AnyManager) -> None:
     at = len(words) - 1 - words[::-1].index("systemd")
     words[at] = "run"
     click.echo(systemd_unit(one.settings, [sys.executable, *words], os.getcwd()), nl=False)
-
-
-def _all(manager: AnyManager) -> list[Manager]:
-    return list(manager) if isinstance(manager, Iterable) else [manager]
 
 
 def _single(manager: AnyManager, command: str) -> Manager:

@@ -63,6 +63,8 @@ class Commands:
             self._by_signal[signum]()
         except (ManagerError, OSError) as error:
             _log.error("signal %s: %s", signal.Signals(signum).name, error)
+        except Exception:  # must not end the workers
+            _log.exception("signal %s failed", signal.Signals(signum).name)
 
     def command(self, wanted: Answer) -> Answer:
         """Act on a request, and answer it.

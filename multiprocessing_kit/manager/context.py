@@ -13,6 +13,8 @@ from multiprocessing_kit.ipc.doorbell import Doorbell
 
 __all__ = ["Context"]
 
+_LONGEST_POLL = 86400.0  # the system counts milliseconds, in 32 bits
+
 
 class Context:
     """Given to `init` and `target` of a `Manager`.
@@ -46,7 +48,7 @@ class Context:
         poll.register(self._liveness, select.POLLIN)
         while not self.stopping:
             left = deadline - time.monotonic()
-            ready = poll.poll(max(0.0, left) * 1000)
+            ready = poll.poll(min(max(0.0, left), _LONGEST_POLL) * 1000)
             if any(descriptor == self._liveness for descriptor, _ in ready):
                 os._exit(signal.SIGKILL + 128)  # the master is dead: where the system does not kill us
             if ready or left <= 0:
@@ -70,7 +72,7 @@ class Context:
         signal.signal(signal.SIGUSR2, self._wake)
         # A worker's terminal and its own children are the master's affair.
         for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(signum, signal.SIG_IGN)
+            signal.signal(signum, _nothing)  # and not SIG_IGN, which programs that it starts would inherit
 
     def _stop(self, signum: int, _frame: FrameType | None) -> None:
         if self.stopping:
@@ -80,3 +82,7 @@ class Context:
 
     def _wake(self, _signum: int, _frame: FrameType | None) -> None:
         self._bell.ring()
+
+
+def _nothing(_signum: int, _frame: FrameType | None) -> None:
+    pass

@@ -11,24 +11,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from multiprocessing_kit.errors import ManagerError, NotRunningError
+from multiprocessing_kit.errors import ManagerConfigError, ManagerError, NotRunningError
 
 __all__ = ["Answer", "Connection", "ControlServer", "request"]
+
+_log = logging.getLogger("multiprocessing_kit.manager")
 
 _LONGEST_PATH = 100
 _MOST_BYTES = 64 * 1024
 _MOST_CONNECTIONS = 64
 _IDLE_SECONDS = 10.0
 _SEND_SECONDS = 1.0
+_LONGEST_WAIT = 1e6  # of a socket, which counts milliseconds, in 32 bits
 _PEERCRED = struct.Struct("3i")
 
 Answer = dict[str, Any]
@@ -40,11 +44,12 @@ class ControlServer:
     Args:
         path: Of the socket.
         descriptor: Of a socket that listened before; None makes one.
+        connections: Descriptors of clients that came before.
     """
 
-    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+    def __init__(self, path: Path, descriptor: int | None = None, connections: Iterable[int] = ()) -> None:
         self.path = path
-        self.connections: list[Connection] = []
+        self.connections = [Connection(socket.socket(fileno=connected)) for connected in connections]
         if descriptor is None:
             self._socket = _listen(path)
         else:
@@ -192,7 +197,7 @@ def request(
                 if not answer.pop("ok"):
                     raise ManagerError(f"manager {name!r}: {answer['error']}")
                 if until_end is not None:
-                    timeout = until_end + answer.get("patience", 0.0)
+                    timeout = min(until_end + answer.get("patience", 0.0), _LONGEST_WAIT)
                     connected.settimeout(timeout)
                     lines.read()
         except TimeoutError as error:
@@ -205,7 +210,8 @@ def request(
 
 def _listen(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise ManagerError(f"runtime_dir: {path} is too long for a socket; use a shorter directory")
+        text = f"option runtime_dir: {path} is too long for a socket; use a shorter directory"
+        raise ManagerConfigError(text, option="runtime_dir")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -242,3 +248,6 @@ def _answered(line: bytes, act: Callable[[Answer], Answer]) -> Answer:
         return {"ok": True, **act(wanted)}
     except ManagerError as error:
         return {"ok": False, "error": str(error)}
+    except Exception as error:  # a fault in one command must not end the workers
+        _log.exception("command %s failed", wanted.get("command"))
+        return {"ok": False, "error": f"{type(error).__name__}: {error}"}

@@ -14,22 +14,26 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from multiprocessing_kit.supervise.child import ForkedChild
 from multiprocessing_kit.supervise.fork import flush_stdio
-from multiprocessing_kit.supervise.supervisor import Place, State
+from multiprocessing_kit.supervise.supervisor import Place, State, Then
 
 __all__ = [
+    "REACHED",
     "Handover",
     "Seat",
     "execute_anew",
     "execute_trial",
+    "is_for_another",
     "is_handed_over",
-    "is_trial",
+    "is_restarting",
+    "leave_trial",
     "place_of",
     "seats_of",
     "taken_over",
@@ -37,6 +41,9 @@ __all__ = [
 
 _STATE = "MPKIT_HANDOVER"
 _TRIAL = "MPKIT_TRIAL"
+
+REACHED = 87
+"""Exit status of a trial that has got as far as the manager's start; 0 could be any program's end."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,10 @@ class Seat:
     failures: int
     last_exit: str
     reason: str
+    due: float | None
+    since: float
+    steps: list[tuple[float, int]]
+    then: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Handover:
         restarts: How many handovers there were, this one included.
         workers: How many were wanted by `scale`; None if nobody asked for another number.
         lock, control, relay, board: Descriptors.
+        connections: Those of clients that wait for an answer.
         seats: The workers.
     """
 
@@ -80,14 +92,20 @@ class Handover:
     control: int
     relay: tuple[int, int]
     board: int
+    connections: tuple[int, ...]
     seats: tuple[Seat, ...]
 
     def descriptors(self) -> list[int]:
         """All that must stay open."""
-        found = [self.lock, self.control, *self.relay, self.board]
+        found = [self.lock, self.control, *self.relay, self.board, *self.connections]
         for seat in self.seats:
             found += [fd for fd in (seat.liveness, seat.exit_pipe) if fd is not None and fd >= 0]
         return found
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """Whether programs that this process and its children execute get them."""
+        for descriptor in self.descriptors():
+            os.set_inheritable(descriptor, inheritable)
 
 
 def is_handed_over(name: str) -> bool:
@@ -100,42 +118,85 @@ def taken_over(name: str) -> Handover | None:
     """What it has left; None if there was none."""
     if not is_handed_over(name):
         return None
-    data: dict[str, Any] = json.loads(os.environ.pop(_STATE))
-    seats = tuple(Seat(**seat) for seat in data["seats"])
-    return Handover(**{**data, "seats": seats, "relay": tuple(data["relay"])})
+    with open(json.loads(os.environ.pop(_STATE))["file"]) as file:
+        file.seek(0)
+        data: dict[str, Any] = json.load(file)
+    tuples = {name: tuple(data[name]) for name in ("relay", "connections")}
+    found = Handover(**{**data, **tuples, "seats": tuple(Seat(**seat) for seat in data["seats"])})
+    found.set_inheritable(False)
+    return found
 
 
-def is_trial(name: str) -> bool:
-    """Whether this process only tries whether the program gets as far as the manager's start."""
-    return os.environ.get(_TRIAL) == name
+def is_for_another(name: str) -> bool:
+    """Whether this process only goes on with, or tries, another manager of the same program."""
+    data = json.loads(os.environ.get(_STATE, "null"))
+    goes_on = data is not None and data["pid"] == os.getpid() and data["name"] != name
+    trial = json.loads(os.environ.get(_TRIAL, "null"))
+    return goes_on or (trial is not None and trial["name"] != name)
 
 
-def execute_trial(name: str, output: int) -> NoReturn:
+def is_restarting() -> bool:
+    """Whether this process tries or becomes the new code of a manager, and has not come to its start."""
+    data = json.loads(os.environ.get(_STATE, "null"))
+    return (data is not None and data["pid"] == os.getpid()) or _TRIAL in os.environ
+
+
+def leave_trial(name: str, check: Callable[[], Sequence[Path]]) -> None:
+    """End this process if it only tries whether the program gets as far as this manager's start.
+
+    Args:
+        name: Of the manager.
+        check: Raises if something is not as it must be; gives the paths that `execute_trial` had.
+    """
+    trial = json.loads(os.environ.get(_TRIAL, "null"))
+    if trial is None:
+        return
+    if trial["name"] != name:
+        problem = f"the program starts manager {name!r}, and not {trial['name']!r}"
+    elif list(map(str, check())) != trial["paths"]:
+        problem = "a restart does not change lock_file and runtime_dir: stop and start it"
+    else:
+        os._exit(REACHED)
+    print(problem, file=sys.stderr)
+    flush_stdio()
+    os._exit(1)
+
+
+def execute_trial(name: str, paths: Sequence[Path], output: int) -> NoReturn:
     """In a child: become a trial of the new code, which writes to the descriptor `output`."""
+    trial = json.dumps({"name": name, "paths": list(map(str, paths))})
     os.dup2(output, 1)
     os.dup2(output, 2)
     command = _command()
-    os.execve(command[0], command, {**os.environ, _TRIAL: name})
+    os.execve(command[0], command, {**os.environ, _TRIAL: trial})
 
 
-def execute_anew(handover: Handover) -> None:
-    """Become the new code; returns only if that was refused.
+def execute_anew(handover: Handover, may: Callable[[], bool]) -> None:
+    """Become the new code; returns only if that must not be yet.
+
+    Args:
+        handover: For it.
+        may: Asked when no more signals come in. One that has come, and was not acted on, would be lost.
 
     Raises:
-        OSError: The interpreter cannot be executed.
+        OSError: The interpreter cannot be executed, or there is no room for the handover.
     """
-    for descriptor in handover.descriptors():
-        os.set_inheritable(descriptor, True)
     flush_stdio()
-    # Until the new code has its handlers, a signal would end it: they wait.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     command = _command()
-    try:
-        os.execve(command[0], command, {**os.environ, _STATE: json.dumps(asdict(handover))})
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for descriptor in handover.descriptors():
-            os.set_inheritable(descriptor, False)
+    with tempfile.TemporaryFile("w+") as file:  # a variable of the environment has no room for many workers
+        json.dump(asdict(handover), file)
+        file.flush()
+        state = {"name": handover.name, "pid": handover.pid, "file": file.fileno()}
+        # Until the new code has its handlers, a signal would end it: they wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            if may():
+                handover.set_inheritable(True)
+                os.set_inheritable(file.fileno(), True)
+                os.execve(command[0], command, {**os.environ, _STATE: json.dumps(state)})
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            handover.set_inheritable(False)
 
 
 def seats_of(places: Iterable[Place]) -> tuple[Seat, ...]:
@@ -156,6 +217,10 @@ def seats_of(places: Iterable[Place]) -> tuple[Seat, ...]:
                 place.failures,
                 place.last_exit,
                 place.reason,
+                place.due,
+                place.since,
+                place.steps,
+                place.then.value,
             )
         )
     return tuple(seats)
@@ -166,8 +231,8 @@ def place_of(seat: Seat) -> Place:
     child = ForkedChild.adopted(seat.pid, seat.liveness, seat.exit_pipe) if seat.pid else None
     place = Place(seat.pin, State(seat.state), child, seat.started, seat.restarts, seat.failures)
     place.last_exit, place.reason = seat.last_exit, seat.reason
-    if place.state is State.BACKOFF:
-        place.due = time.monotonic()
+    place.due, place.since, place.then = seat.due, seat.since, Then(seat.then)
+    place.steps = [(when, signum) for when, signum in seat.steps]
     return place
 
 

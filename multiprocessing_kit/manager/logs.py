@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import logging.handlers
 import os
@@ -61,9 +62,7 @@ def _handler(wanted: str) -> logging.Handler:
         elif wanted == "journal":
             return JournalHandler()
         else:
-            path = Path(os.path.abspath(wanted))
-            os.close(open_private(path, "logger", os.O_WRONLY | os.O_CREAT | os.O_APPEND))
-            handler = logging.handlers.RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_FILES)
+            handler = _PrivateFileHandler(os.path.abspath(wanted), maxBytes=_BYTES, backupCount=_FILES)
     except OSError as error:
         raise ManagerConfigError(f"option logger: cannot open {wanted}: {error}", option="logger") from error
     handler.setFormatter(logging.Formatter(_FORMAT))
@@ -99,6 +98,15 @@ def _loggers() -> list[logging.Logger]:
 
 def _all_handlers() -> set[logging.Handler]:
     return {handler for logger in [logging.getLogger(), *_loggers()] for handler in logger.handlers}
+
+
+class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
+    """Nobody else may read its files, also those that come after a rotation."""
+
+    def _open(self) -> io.TextIOWrapper:
+        path = Path(self.baseFilename)
+        descriptor = open_private(path, "logger", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
 
 
 class JournalHandler(logging.Handler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -16,7 +15,13 @@ from multiprocessing_kit.errors import ManagerConfigError, ManagerError, NotRunn
 from multiprocessing_kit.manager.background import start_in_background
 from multiprocessing_kit.manager.commands import Commands
 from multiprocessing_kit.manager.control import Answer, request
-from multiprocessing_kit.manager.handover import is_handed_over, is_trial, taken_over
+from multiprocessing_kit.manager.handover import (
+    is_for_another,
+    is_handed_over,
+    is_restarting,
+    leave_trial,
+    taken_over,
+)
 from multiprocessing_kit.manager.identity import become
 from multiprocessing_kit.manager.instance import InstanceLock
 from multiprocessing_kit.manager.logs import open_logs
@@ -117,16 +122,20 @@ class Manager:
         if not background:
             self.run()
             return f"manager {self.name!r} has ended"
-        self._leave_if_trial()
+        if is_for_another(self.name):  # of a group; this one is not touched
+            return f"manager {self.name!r} is left as it is"
+        leave_trial(self.name, lambda: self._checked_paths(self._path("log")))
         log, output = self._path("log"), self._path("out")
         if is_handed_over(self.name):  # this is what was in the background before it executed itself anew
             sys.exit(self._run(log, lambda _text: None))
         return start_in_background(self.name, lambda on_ready: self._run(log, on_ready), output, timeout)
 
     def _run(self, log: Path | None, on_ready: Callable[[str], None]) -> int:
-        import setproctitle  # noqa: PLC0415  # slow to import, and only masters need it
+        # Slow to import, and only masters need them: now, for another user may not be able to.
+        import psutil  # noqa: F401, PLC0415
+        import setproctitle  # noqa: PLC0415
 
-        self._leave_if_trial()
+        leave_trial(self.name, lambda: self._checked_paths(log))
         settings = self.settings
         if threading.current_thread() is not threading.main_thread():
             raise ManagerError("a manager takes signals: run it in the main thread")
@@ -137,9 +146,9 @@ class Manager:
         else:
             lock.adopt(handover.lock)
         try:
+            become(settings)  # first: what it opens now, it must be able to open again later
             open_logs(self._logger, log)
             master = Master(settings, lock, self._path("sock"), handover)
-            become(settings)
         except BaseException:
             lock.release()
             raise
@@ -148,11 +157,11 @@ class Manager:
         master.run(commands.signals, commands.signal, commands.command, on_ready)
         return 0
 
-    def _leave_if_trial(self) -> None:
-        """A restart tries whether the new code gets as far as here."""
-        if is_trial(self.name):
-            settings = self.settings
-            os._exit(0 if settings else 1)
+    def _checked_paths(self, log: Path | None) -> list[Path]:
+        """Of lock and socket; as far as the new code of a restart can be checked without being it."""
+        _ = self.settings
+        open_logs(self._logger, log)
+        return [self._path("lock"), self._path("sock")]
 
     # ── one that runs ─────────────────────────────────────────────────────────────────────────────
 
@@ -216,10 +225,17 @@ class Manager:
         return commands(self)
 
     def _wait_until_running(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            with contextlib.suppress(NotRunningError):  # it is about to listen again
-                status = self.status()
+        heard = time.monotonic()
+        deadline = heard + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                # New code may take its time until it answers.
+                status = Status.parse(self._ask({"command": "status"}, timeout=left)["status"])
+            except NotRunningError:
+                if time.monotonic() - heard > _ANSWER_SECONDS:  # it is not about to listen again
+                    raise
+            else:
+                heard = time.monotonic()
                 if status.problem:
                     raise ManagerError(f"manager {self.name!r} goes on as it was: {status.problem}")
                 if status.state == "running":
@@ -227,13 +243,15 @@ class Manager:
             time.sleep(_LOOK_SECONDS)
         raise ManagerError(f"manager {self.name!r} has not replaced all workers in {timeout:g} s; see status")
 
-    def _ask(self, wanted: Answer, *, until_end: float | None = None) -> Answer:
-        return request(
-            self._path("sock"), wanted, name=self.name, timeout=_ANSWER_SECONDS, until_end=until_end
-        )
+    def _ask(
+        self, wanted: Answer, *, timeout: float = _ANSWER_SECONDS, until_end: float | None = None
+    ) -> Answer:
+        if is_restarting():  # it would wait for itself, or stop what is to go on
+            raise NotRunningError(f"manager {self.name!r} cannot be asked: this process restarts a manager")
+        return request(self._path("sock"), wanted, name=self.name, timeout=timeout, until_end=until_end)
 
     def _path(self, kind: str) -> Path:
         settings = self._settings or self._checked
         if kind == "lock" and settings.lock_file is not None:
             return Path(os.path.abspath(settings.lock_file))
-        return runtime_directory(settings.runtime_dir) / f"{self.name}.{kind}"
+        return runtime_directory(settings.runtime_dir, settings.uid) / f"{self.name}.{kind}"

@@ -45,6 +45,8 @@ from multiprocessing_kit.supervise.supervisor import Place, State, Supervisor, T
 
 __all__ = ["Master"]
 
+_LONGEST_WAIT = 3600.0
+
 _log = logging.getLogger("multiprocessing_kit.manager")
 
 
@@ -64,7 +66,10 @@ class Master:
         self.settings = settings
         self._lock = lock
         self._handover = handover
-        self._control = ControlServer(control, None if handover is None else handover.control)
+        if handover is None:
+            self._control = ControlServer(control)
+        else:
+            self._control = ControlServer(control, handover.control, handover.connections)
         self._relay = Relay(None if handover is None else handover.relay)
         self._board = Board(None if handover is None else handover.board)
         self._started = time.time() if handover is None else handover.started
@@ -98,7 +103,7 @@ class Master:
             memory=resident_memory(os.getpid()),
             starts=self._starts,
             restarts=self._restarts,
-            problem=self._problem,
+            problem=self._problem or self._rolling.problem,
             workers=tuple(WorkerStatus.of(place, self._board.row(pin)) for pin, place in places),
         )
 
@@ -119,6 +124,7 @@ class Master:
     def reload(self) -> None:
         """Replace the workers one by one; `init` is called anew."""
         self._refuse_while_stopping()
+        self._problem = ""
         self._rolling.begin()
 
     def restart(self) -> None:
@@ -128,7 +134,7 @@ class Master:
             raise ManagerError("a restart is under way already")
         self._problem = ""
         self._notifier.reloading()
-        self._trial = Trial(self.settings.name)
+        self._trial = Trial(self.settings.name, [self._lock.path, self._control.path])
         self._watch(self._trial.child, _nothing)
 
     def wake(self) -> None:
@@ -187,12 +193,16 @@ class Master:
             self._watch(signals, lambda: deque(map(on_signal, signals.take()), maxlen=0))
             self._watch(self._relay, self._relay.drain)
             self._watch(self._control, lambda: self._accept(on_command))
+            for connection in self._control.connections:
+                self._watch_connection(connection, on_command)
             self._watch(self._bell, self._bell.clear)
             self._begin()
+            self._turn(on_ready)  # a handover is followed by work, and nothing need happen before
             while not self._is_over():
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._turn(on_ready)
+                self._step_trial(lambda: signals.is_empty)
             self._end()
 
     def _begin(self) -> None:
@@ -215,11 +225,15 @@ class Master:
         reap_orphans({child.pid for child in self._children()})
         if not self._is_stopping:
             self._rolling.step()
-            self._step_trial()
-        if not self._is_settled and all(map(self._has_settled, self._supervisor.places.values())):
+        if not (self._is_settled or self._is_stopping) and all(
+            map(self._has_settled, self._supervisor.places.values())
+        ):
             self._is_settled = True
             ready = sum(map(self._is_ready, self._supervisor.places))
             text = f"{ready} of {len(self._supervisor.places)} workers are ready"
+            ends = {place.last_exit for place in self._supervisor.places.values() if place.last_exit}
+            if ready < len(self._supervisor.places) and ends:
+                text += f"; of the others, one {sorted(ends)[0]}: see the log"
             self._notifier.ready(text)
             on_ready(text)
         self._notifier.alive()
@@ -229,7 +243,7 @@ class Master:
             self._next_check = time.monotonic() + self.settings.check_interval
             self.log_status()
 
-    def _timeout(self) -> float | None:
+    def _timeout(self) -> float:
         times = [self._supervisor.timeout(), self._notifier.timeout()]
         if self.settings.check_interval:
             times.append(max(0.0, self._next_check - time.monotonic()))
@@ -237,7 +251,8 @@ class Master:
             times.append(1.0)
         if self._trial is not None:
             times.append(self._trial.child.recheck)
-        return min((seconds for seconds in times if seconds is not None), default=None)
+        # Not longer than a selector can count: milliseconds, in 32 bits.
+        return min([_LONGEST_WAIT, *(seconds for seconds in times if seconds is not None)])
 
     def _is_over(self) -> bool:
         states = {place.state for place in self._supervisor.places.values()}
@@ -245,7 +260,8 @@ class Master:
         return self._supervisor.is_over and (self._is_stopping or states == {State.ENDED})
 
     def _end(self) -> None:
-        self._relay.drain()
+        while not self._relay.drain():
+            pass
         _log.info("manager %r ended", self.settings.name)
         if self._trial is not None:
             self._trial.close()
@@ -272,20 +288,22 @@ class Master:
         if self._is_stopping:
             raise ManagerError("it is stopping")
 
-    def _step_trial(self) -> None:
+    def _step_trial(self, may_execute: Callable[[], bool]) -> None:
         trial = self._trial
-        if trial is None or not trial.child.poll():
+        if self._is_stopping or trial is None or not trial.child.poll():
             return
-        self._trial = None
-        self._selector.unregister(trial.child)
         self._problem = trial.failure()
-        trial.close()
         if not self._problem:
             try:
-                execute_anew(self._hand_over())
+                execute_anew(self._hand_over(), may_execute)
+                return  # a signal has come: first what it asks for
             except OSError as error:
                 self._problem = f"the new code cannot be executed: {error}"
+        self._trial = None
+        self._selector.unregister(trial.child)
+        trial.close()
         _log.error("manager %r goes on with its old code: %s", self.settings.name, self._problem)
+        self._notifier.ready("it goes on with its old code")
 
     def _hand_over(self) -> Handover:
         self._relay.drain()
@@ -300,13 +318,17 @@ class Master:
             control=self._control.fileno(),
             relay=self._relay.descriptors(),
             board=self._board.fileno(),
+            connections=tuple(c.fileno() for c in self._control.connections if not c.answered),
             seats=seats_of(self._supervisor.places.values()),
         )
 
     def _accept(self, on_command: Callable[[Answer], Answer]) -> None:
         connection = self._control.accept()
         if connection is not None:
-            self._watch(connection, lambda: self._serve(connection, on_command))
+            self._watch_connection(connection, on_command)
+
+    def _watch_connection(self, connection: Connection, on_command: Callable[[Answer], Answer]) -> None:
+        self._watch(connection, lambda: self._serve(connection, on_command))
 
     def _serve(self, connection: Connection, on_command: Callable[[Answer], Answer]) -> None:
         if not self._control.serve(connection, on_command):

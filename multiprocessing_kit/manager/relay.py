@@ -15,11 +15,10 @@ import json
 import logging
 import socket
 import tempfile
+import traceback
 from typing import Any
 
 __all__ = ["Relay", "RelayHandler"]
-
-_log = logging.getLogger("multiprocessing_kit.manager")
 
 _LARGEST = 60_000
 _MOST_AT_ONCE = 500
@@ -54,13 +53,17 @@ class Relay:
         self._ours.close()
         return RelayHandler(self._theirs, worker)
 
-    def drain(self) -> None:
-        """In the master: hand waiting records to the loggers they were made with."""
+    def drain(self) -> bool:
+        """In the master: hand waiting records to the loggers they were made with.
+
+        Returns:
+            Whether there are none left; otherwise it was enough for once.
+        """
         for _ in range(_MOST_AT_ONCE):
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._ours, _LARGEST, 1)
             except BlockingIOError:
-                return
+                return True
             for descriptor in descriptors:
                 with io.FileIO(descriptor) as file:
                     file.seek(0)
@@ -69,9 +72,10 @@ class Relay:
             logger = _logger_of(record.name)
             try:
                 if logger.isEnabledFor(record.levelno):
-                    logger.handle(record)
+                    logger.callHandlers(record)  # its own filters have had the record, in the worker
             except Exception:  # a filter of the program's fails: no reason for a master to end
-                _log.exception("cannot log a record of %s", record.processName)
+                traceback.print_exc()
+        return False
 
     def close(self) -> None:
         """In the master."""
@@ -96,7 +100,7 @@ class RelayHandler(logging.Handler):
         """Send one; waits while the master has too many."""
         try:
             fields = {**_travelling(record), "processName": self._worker}
-            self._send(json.dumps(fields, default=str, skipkeys=True).encode())
+            self._send(_encoded(fields))
         except Exception:
             self.handleError(record)
 
@@ -125,6 +129,22 @@ def _logger_of(name: str) -> logging.Logger:
             return found
         name = name.rpartition(".")[0]
     return logging.getLogger()
+
+
+def _encoded(fields: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(fields, default=str).encode()
+    except Exception:  # one of them refuses to be written; the others need not be lost with it
+        return json.dumps({name: _text(value) for name, value in fields.items()}).encode()
+
+
+def _text(value: object) -> object:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    try:
+        return repr(value)
+    except Exception:
+        return object.__repr__(value)
 
 
 def _travelling(record: logging.LogRecord) -> dict[str, Any]:

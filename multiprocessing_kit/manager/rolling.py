@@ -23,6 +23,9 @@ class Rolling:
         supervisor: Has the places.
         is_ready: Whether the worker with this PIN is past its `init`.
         patience: Seconds for running work.
+
+    Attributes:
+        problem: Why the last replacement was given up; "" if it was not.
     """
 
     def __init__(self, supervisor: Supervisor, is_ready: Callable[[int], bool], patience: float) -> None:
@@ -32,6 +35,7 @@ class Rolling:
         self._waiting: deque[int] = deque()
         self._current: int | None = None
         self._predecessor = 0
+        self.problem = ""
 
     @property
     def is_active(self) -> bool:
@@ -40,7 +44,9 @@ class Rolling:
 
     def begin(self) -> None:
         """Replace all that are there now; begins anew if it is at it."""
-        self._waiting = deque(sorted(self._supervisor.places))
+        self.problem = ""
+        # Those that do not work anyway come first, or they would be missing beside the one that is replaced.
+        self._waiting = deque(sorted(self._supervisor.places, key=lambda pin: (self._works(pin), pin)))
 
     def cancel(self) -> None:
         """Replace no more."""
@@ -54,16 +60,20 @@ class Rolling:
             if self._waiting:
                 pin = self._waiting.popleft()
                 place = self._supervisor.places.get(pin)
-                if place is not None:
+                if place is not None and place.then is not Then.REMOVE:  # on its way out
                     self._current, self._predecessor = pin, place.child.pid if place.child else 0
                     self._supervisor.stop(pin, self._patience, Then.REPLACE)
+
+    def _works(self, pin: int) -> bool:
+        return self._supervisor.places[pin].state is State.RUNNING and self._is_ready(pin)
 
     def _current_is_done(self) -> bool:
         place = None if self._current is None else self._supervisor.places.get(self._current)
         if place is None or place.state is State.ENDED:
             return True
         if place.state is State.FATAL:
-            _log.error("worker #%d does not start anew: the others are not replaced", place.pin)
+            self.problem = f"worker #{place.pin} does not start anew: the others are not replaced"
+            _log.error("%s", self.problem)
             self.cancel()
             return True
         child = place.child

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 import tempfile
 from pathlib import Path
@@ -19,31 +20,51 @@ __all__ = ["open_directory", "open_private", "runtime_directory"]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def runtime_directory(wanted: str | os.PathLike[str] | None) -> Path:
+def runtime_directory(wanted: str | os.PathLike[str] | None, user: int | None = None) -> Path:
     """Where a manager's lock and socket are; made if it is not there.
 
     Args:
         wanted: By the user; None for `$XDG_RUNTIME_DIR/mpkit`, else for root `/run/mpkit`, else for others
             a directory of their own among the temporary ones.
+        user: Whom the manager becomes, if root starts it for another: by default it is in `/run/mpkit-UID`
+            then. That user must be able to write there, also after a rotation or a restart.
 
     Raises:
         ManagerConfigError: It cannot be made or written to, is no directory of this user's, or has a symbolic
             link in its path.
     """
-    path = Path(os.path.abspath(wanted)) if wanted is not None else _default()
+    path = Path(os.path.abspath(wanted)) if wanted is not None else _default(user)
+    owner = os.geteuid() if user is None else user
+    is_new = not path.exists()
     descriptor = open_directory(path, "runtime_dir", make=True)
     try:
+        if is_new and owner != os.geteuid() == 0:
+            os.chown(descriptor, owner, -1)
         found = os.fstat(descriptor)
-        if wanted is None and found.st_uid != os.geteuid():
+        if wanted is None and found.st_uid != owner:
             raise _wrong("runtime_dir", f"{path} belongs to user {found.st_uid}; give another one")
-        if not os.access(descriptor if os.access in os.supports_fd else path, os.W_OK | os.X_OK):
-            raise _wrong("runtime_dir", f"{path} is not writable for user {os.geteuid()}")
+        may = os.access(descriptor if os.access in os.supports_fd else path, os.W_OK | os.X_OK)
+        if not may or (owner != os.geteuid() and not _may_write(owner, found)):
+            raise _wrong("runtime_dir", f"{path} is not writable for user {owner}")
     finally:
         os.close(descriptor)
     return path
 
 
-def _default() -> Path:
+def _may_write(user: int, found: os.stat_result) -> bool:
+    if found.st_uid == user:
+        return found.st_mode & 0o300 == 0o300
+    entry = pwd.getpwuid(user)
+    if found.st_gid in os.getgrouplist(entry.pw_name, entry.pw_gid):
+        return found.st_mode & 0o030 == 0o030
+    return found.st_mode & 0o003 == 0o003
+
+
+def _default(user: int | None) -> Path:
+    if user is not None and user != 0:
+        by_root = Path(f"/run/mpkit-{user}")
+        if os.geteuid() == 0 or (os.geteuid() == user and by_root.exists()):
+            return by_root
     own = os.environ.get("XDG_RUNTIME_DIR")
     if own and os.path.isdir(own) and os.access(own, os.W_OK):
         return Path(os.path.realpath(own), "mpkit")

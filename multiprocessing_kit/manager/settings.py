@@ -108,6 +108,10 @@ class Settings:
             _whole("max_memory", self.max_memory, 1)
         if self.umask is not None:
             _whole("umask", self.umask, 0, 0o777)
+        for option in ("lock_file", "runtime_dir"):
+            _path(option, getattr(self, option))
+        if not isinstance(self.title_prefix, str) or "\0" in self.title_prefix:
+            raise _wrong("title_prefix", f"{self.title_prefix!r:.100} is no text for a process title")
         object.__setattr__(self, "policy", self._policy())
         object.__setattr__(self, "uid", _user(self.user))
         object.__setattr__(self, "gid", _group(self.group))
@@ -119,6 +123,8 @@ class Settings:
             if not isinstance(self.source, Queue) and not callable(self.source):
                 what = "a Worker needs a queue, or a function that gives the next input"
                 raise _wrong("source", f"{what}, and not {self.source!r:.100}")
+        elif isinstance(self.target, type) and issubclass(self.target, Worker):
+            raise _wrong("target", f"{self.target.__name__} is a class; give one of its workers")
         elif not callable(self.target):
             raise _wrong("target", f"{self.target!r:.100} is neither callable nor a Worker")
         elif self.source is not None:
@@ -130,7 +136,7 @@ class Settings:
         except ValueError:
             known = ", ".join(repr(known.value) for known in When)
             raise _wrong("respawn", f"{self.respawn!r} is none of {known}") from None
-        if not isinstance(self.backoff, tuple) or len(self.backoff) != 2:
+        if not isinstance(self.backoff, (tuple, list)) or len(self.backoff) != 2:
             raise _wrong("backoff", f"{self.backoff!r} is not (first seconds, longest seconds)")
         for seconds in self.backoff:
             _seconds("backoff", seconds)
@@ -167,8 +173,8 @@ def _user(user: str | int | None) -> int | None:
         return None
     try:
         return pwd.getpwuid(user).pw_uid if isinstance(user, int) else pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise _wrong("user", f"there is no user {user!r} on this system") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise _wrong("user", f"there is no user {user!r:.100} on this system") from None
 
 
 def _group(group: str | int | None) -> int | None:
@@ -176,8 +182,16 @@ def _group(group: str | int | None) -> int | None:
         return None
     try:
         return grp.getgrgid(group).gr_gid if isinstance(group, int) else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise _wrong("group", f"there is no group {group!r} on this system") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise _wrong("group", f"there is no group {group!r:.100} on this system") from None
+
+
+def _path(option: str, value: object) -> None:
+    if value is None:
+        return
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise _wrong(option, f"{value!r:.100} is not a path")
 
 
 def _whole(option: str, value: object, least: int, most: int | None = None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 from multiprocessing_kit.errors import describe_exit
-from multiprocessing_kit.manager.handover import execute_trial
+from multiprocessing_kit.manager.handover import REACHED, execute_trial
 from multiprocessing_kit.supervise.fork import fork_child
 
 __all__ = ["Trial"]
@@ -18,22 +20,25 @@ class Trial:
 
     Args:
         name: Of the manager whose start it must reach.
+        paths: Of its files that must stay where they are.
 
     Attributes:
-        child: The process; it exits with 0 when it has got that far.
+        child: The process; it exits with `REACHED` when it has got that far.
 
     Raises:
         OSError: The system cannot fork.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the trial
         descriptor = self._output.fileno()
-        self.child = fork_child(lambda _: execute_trial(name, descriptor), title=f"mpkit: trial {name}")
+        self.child = fork_child(
+            lambda _: execute_trial(name, paths, descriptor), title=f"mpkit: trial {name}"
+        )
 
     def failure(self) -> str:
         """Why the new code will not do; "" if it will. After its end."""
-        if self.child.exitcode == 0:
+        if self.child.exitcode == REACHED:
             return ""
         self._output.seek(0)
         written = self._output.read()[-_MOST_OUTPUT:].decode(errors="replace").strip()

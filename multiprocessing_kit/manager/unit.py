@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-import shlex
+import re
 from collections.abc import Sequence
 
 from multiprocessing_kit.manager.settings import Settings
@@ -16,6 +16,8 @@ EXIT_CONFIG = 78  # EX_CONFIG
 _WATCHDOG_SECONDS = 30
 _AFTER_STOP_SECONDS = 10
 
+_PLAIN = re.compile(r"[\w@%$+=:,./-]+")
+
 
 def systemd_unit(settings: Settings, command: Sequence[str], directory: str) -> str:
     """The unit.
@@ -25,7 +27,7 @@ def systemd_unit(settings: Settings, command: Sequence[str], directory: str) -> 
         command: What runs it in the foreground; the first is an absolute path.
         directory: Where to run it.
     """
-    user = settings.user or getpass.getuser()
+    user = getpass.getuser() if settings.user is None else settings.user
     group = [] if settings.group is None else [f"Group={settings.group}"]
     return "\n".join(
         [
@@ -38,7 +40,7 @@ def systemd_unit(settings: Settings, command: Sequence[str], directory: str) -> 
             "NotifyAccess=main",
             f"User={user}",
             *group,
-            f"WorkingDirectory={directory}",
+            f"WorkingDirectory={directory.replace('%', '%%')}",
             f"ExecStart={' '.join(map(_quoted, command))}",
             "ExecReload=/bin/kill -HUP $MAINPID",
             f"RuntimeDirectory=mpkit-{settings.name}",
@@ -57,5 +59,9 @@ def systemd_unit(settings: Settings, command: Sequence[str], directory: str) -> 
 
 
 def _quoted(word: str) -> str:
-    """For a command line of systemd, in which % and $ mean something."""
-    return shlex.quote(word.replace("%", "%%").replace("$", "$$"))
+    """For a command line of systemd, whose %, $ and quotes are not those of a shell."""
+    word = word.replace("%", "%%").replace("$", "$$")
+    if _PLAIN.fullmatch(word):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from multiprocessing_kit.ipc.doorbell import Doorbell
 from multiprocessing_kit.manager.board import Row
 from multiprocessing_kit.manager.context import Context
-from multiprocessing_kit.manager.jobs import JobTarget
+from multiprocessing_kit.manager.jobs import JobTarget, Turn
 from multiprocessing_kit.manager.settings import Settings
 from multiprocessing_kit.supervise.memory import resident_memory
 from multiprocessing_kit.supervise.respawn import RECYCLED
@@ -47,15 +47,17 @@ def work(settings: Settings, context: Context, row: Row, bell: Doorbell) -> int:
         bell.ring()
         while not context.stopping:
             row.begin()
-            target(context)
-            context.executed += 1
+            turn = target(context)
+            context.executed += turn is not Turn.NOTHING
             row.end(context.executed)
             if settings.execute_times and context.executed >= settings.execute_times:
                 break
             if (longest and time.monotonic() - born >= longest) or _is_too_large(settings, context):
                 status = RECYCLED
                 break
-            context.sleep(settings.execute_sleep)
+            context.sleep(0.0 if turn is Turn.JOB else settings.execute_sleep)
+        if context.stopping:  # somebody's SIGTERM; where it was not the master's, he wants a fresh worker
+            status = RECYCLED
         end()
     except SystemExit as exit_:
         return _status(exit_.code)
@@ -65,13 +67,19 @@ def work(settings: Settings, context: Context, row: Row, bell: Doorbell) -> int:
     return status
 
 
-def _target(settings: Settings) -> tuple[Callable[[Context], object], Callable[[], None]]:
+def _target(settings: Settings) -> tuple[Callable[[Context], Turn], Callable[[], None]]:
     """What to call again and again, and what to call at an orderly end."""
     if isinstance(settings.target, Worker):
         assert settings.source is not None
         jobs = JobTarget(settings.target, settings.source, settings.orderly)
         return jobs, jobs.end
-    return settings.target, lambda: None
+    call = settings.target
+
+    def turn(context: Context) -> Turn:
+        call(context)
+        return Turn.CALL
+
+    return turn, lambda: None
 
 
 def _is_too_large(settings: Settings, context: Context) -> bool:

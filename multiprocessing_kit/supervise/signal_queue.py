@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Iterable
 from types import FrameType, TracebackType
@@ -54,6 +55,13 @@ class SignalQueue:
     def fileno(self) -> int:
         """Readable when one has come."""
         return self._read
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether none has come since `take`."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        return not poll.poll(0)
 
     def take(self) -> list[int]:
         """Those that have come since, in their order; many of a kind may have become one."""

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from multiprocessing_kit import ForkExecutor, PoolError, SerializationError, WorkerLostError
+from multiprocessing_kit import ForkExecutor, SerializationError, WorkerLostError
 
 ROOT = Path(__file__).parents[2]
 LATEST = 30.0  # seconds, where the right answer takes a fraction of one

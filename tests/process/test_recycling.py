@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ class Noting(Worker):
     def __init__(self, path: Path, retry: RetryStrategy | None = None) -> None:
         super().__init__(retry=retry)
         self.path = path
+        self.child = ""
 
     def note(self, what: str) -> None:
         with self.path.open("a") as file:
-            file.write(f"{what} {os.getpid()}\n")
+            file.write(f"{what} {self.child}\n")
 
     def setup(self) -> None:
+        self.child = f"{os.getpid()}-{time.monotonic_ns()}"  # among many children, a pid comes again
         self.note("setup")
 
     def process(self, argument: Any) -> Any:
@@ -39,10 +42,10 @@ class Noting(Worker):
     def teardown(self) -> None:
         self.note("teardown")
 
-    def noted(self, what: str) -> Counter[int]:
+    def noted(self, what: str) -> Counter[str]:
         """How often each child did it."""
         lines = [line.split() for line in self.path.read_text().splitlines()]
-        return Counter(int(pid) for noted, pid in lines if noted == what)
+        return Counter(child for noted, child in lines if noted == what)
 
     def check_ends(self, *, unused: int) -> None:
         """Each child was set up once, and ended in order.
