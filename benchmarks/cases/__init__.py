@@ -11,6 +11,7 @@ from benchmarks.cases import (
     imports,
     jobs,
     lockers,
+    manager,
     one_by_one,
     pipes,
     pools,
@@ -51,4 +52,7 @@ CASES: Sequence[Case] = (
     shared_table.ROW,
     pipes.CASE,
     gridsearch.CASE,
+    manager.LATENCY,
+    manager.CPU,
+    manager.MEMORY,
 )

@@ -1,0 +1,264 @@
+"""The log of a manager and its workers: written by the master alone, whole, and in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import textwrap
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.process.managers import Program, until
+
+pytestmark = pytest.mark.timeout(180)
+
+CHATTY = 16
+LINES = 400
+
+ROTATED = """
+    import logging.handlers
+
+    handler = logging.handlers.RotatingFileHandler("chat.log", maxBytes={size}, backupCount=1000)
+    handler.setFormatter(logging.Formatter("%(processName)s|%(process)d|%(message)s"))
+
+    def work(context):
+        for number in range({lines}):
+            log.info("line %d %s.", number, "x" * (number % 97))
+
+    manager = Manager(
+        "tested", workers={workers}, target=work, logger=handler, execute_times=1, {options}
+    )
+"""
+
+FILE = re.compile(r"chat\.log(\.(\d+))?")
+
+
+def chat_of(folder: Path) -> list[str]:
+    """All lines, from the oldest file to the newest."""
+    numbered = {int(found[2] or 0): path for path in folder.iterdir() if (found := FILE.fullmatch(path.name))}
+    text = "".join(numbered[number].read_text() for number in sorted(numbered, reverse=True))
+    assert text.endswith("\n")
+    return text.splitlines()
+
+
+def check_lines(lines: list[str], each: int) -> dict[tuple[str, str], int]:
+    """Each worker's are in order, whole, and from the first on; returns how many each process has."""
+    counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for line in lines:
+        name, pid, message = line.split("|", 2)
+        if not name.startswith("worker #"):
+            continue
+        number = counts[name, pid]
+        assert message == f"line {number} {'x' * (number % 97)}."
+        counts[name, pid] += 1
+    assert all(count <= each for count in counts.values())
+    return dict(counts)
+
+
+@pytest.mark.parametrize("at_once", [500, 2])
+def test_no_line_is_lost_or_torn_while_files_rotate(tmp_path: Path, at_once: int) -> None:
+    """Also where the master writes so few of them in one turn that many are left at the end."""
+    source = ROTATED.format(size=60_000, lines=LINES, workers=CHATTY, options="")
+    patched = f"from multiprocessing_kit.manager import relay\nrelay._MOST_AT_ONCE = {at_once}\n"
+    with Program(tmp_path, patched + textwrap.dedent(source)) as program:
+        program.run()
+        assert program.wait_for_end() == 0  # all have ended in order
+        counts = check_lines(chat_of(tmp_path), LINES)
+        assert [*counts.values()] == [LINES] * CHATTY
+        assert {name for name, _ in counts} == {f"worker #{pin}" for pin in range(CHATTY)}
+        files = [path for path in tmp_path.iterdir() if FILE.fullmatch(path.name)]
+        assert len(files) > 4  # it did rotate
+        assert all(path.stat().st_size <= 60_000 for path in files)
+
+
+def test_a_worker_killed_in_the_midst_of_it_tears_no_line(tmp_path: Path) -> None:
+    options = "backoff=(0, 0), respawn_limit=0"
+    source = ROTATED.format(size=10**9, lines=10**9, workers=4, options=options)
+    with Program(tmp_path, source) as program:
+        program.start()
+        killed = set()
+        for _ in range(5):
+            for worker in program.wait_until_ready().workers:
+                pid = worker.pid
+                until(lambda: f"|{pid}|line 9 " in (tmp_path / "chat.log").read_text(), "its lines")  # noqa: B023
+                os.kill(pid, signal.SIGKILL)
+                killed.add(str(pid))
+            program.wait_until(lambda status: not killed & {str(w.pid) for w in status.workers})
+        program.ask("exit")
+        program.wait_for_end()
+        counts = check_lines(chat_of(tmp_path), 10**9)
+        assert killed <= {pid for _, pid in counts}
+
+
+def test_a_restart_in_the_midst_of_it_loses_no_line(tmp_path: Path) -> None:
+    source = """
+        import logging.handlers
+
+        handler = logging.handlers.RotatingFileHandler("chat.log", maxBytes=60_000, backupCount=1000)
+        handler.setFormatter(logging.Formatter("%(processName)s|%(process)d|%(message)s"))
+
+        def init(context):
+            return iter(range(10**9))
+
+        def work(context):
+            number = next(context.resource)
+            log.info("line %d %s.", number, "x" * (number % 97))
+            with open(f"last {os.getpid()}", "w") as file:
+                file.write(str(number))
+
+        manager = Manager(
+            "tested", workers=3, target=work, init=init, logger=handler, execute_sleep=0, stop_timeout=40
+        )
+    """
+    with Program(tmp_path, source) as program:
+        program.start()
+        before = {worker.pid for worker in program.wait_until_ready().workers}
+        program.command("restart", expect=0)
+        after = {worker.pid for worker in program.wait_until_ready().workers}
+        program.ask("stop")
+        program.wait_for_end()
+        counts = {int(pid): count for (_, pid), count in check_lines(chat_of(tmp_path), 10**9).items()}
+        assert counts.keys() == before | after
+        for pid, count in counts.items():
+            assert count == int((tmp_path / f"last {pid}").read_text()) + 1
+
+
+# ── one record of each kind ───────────────────────────────────────────────────────────────────────────
+
+# The formatter writes what the user's handlers see of a record; the loggers had them before the fork.
+KINDS = """
+    import json
+
+    class Fields(logging.Formatter):
+        def format(self, record):
+            names = ("name", "levelname", "process", "processName", "funcName", "exc_text", "stack_info")
+            extra = ("number", "anything", "mapping", "when")
+            fields = {name: getattr(record, name, None) for name in (*names, *extra)}
+            return json.dumps({**fields, "message": record.getMessage()}, default=repr)
+
+    def handler_of(path):
+        handler = logging.FileHandler(path)
+        handler.setFormatter(Fields())
+        return handler
+
+    own = logging.getLogger("program.own")
+    own.addHandler(handler_of("own.log"))
+    alone = logging.getLogger("program.alone")
+    alone.addHandler(handler_of("alone.log"))
+    alone.propagate = False
+    quiet = logging.getLogger("program.quiet")
+    quiet.setLevel(logging.ERROR)
+
+    class Anything:
+        def __repr__(self):
+            return "<anything>"
+
+    class Mute:
+        def __repr__(self):
+            raise RuntimeError("no repr")
+
+    class Prefix(logging.Filter):
+        def filter(self, record):
+            record.msg = record.msg.replace("from a filter", "once from a filter")
+            return True
+
+    log.addFilter(Prefix())
+
+    def speak(context):
+        log.info("first of %s", ["a", "list"])
+        log.info("large %s.", "\\u00e4" * 300_000)
+        own.info("to its own file, too")
+        alone.info("to its own file only")
+        quiet.warning("not written")
+        try:
+            {}["missing"]
+        except KeyError:
+            log.exception("with a traceback")
+        log.info("with a stack", stack_info=True)
+        log.info("with extras", extra={"number": 7, "anything": Anything(), "when": {1, 2}})
+        log.info("with odd keys", extra={"mapping": {(1, 2): 3, "key": 4}})
+        circle = []
+        circle.append(circle)
+        log.info("with a circle", extra={"anything": circle})
+        log.info("with a mute one", extra={"anything": Mute()})
+        log.info("cannot be formatted: %d", "text")
+        log.info("lone surrogate \\ud800")
+        log.info("two\\nlines")
+        logging.getLogger(f"program.made.{context.pin}").info("by a new logger")
+        log.info("from a filter")
+        log.info("last")
+        context.sleep(3600)
+
+    manager = Manager("tested", workers=1, target=speak, logger=handler_of("all.log"))
+"""
+
+
+def records_of(path: Path) -> dict[str, dict[str, object]]:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return {record["message"]: record for record in found}
+
+
+def test_records_of_all_kinds_arrive(tmp_path: Path) -> None:
+    with Program(tmp_path, KINDS) as program:
+        program.start()
+        pid = program.worker(0).pid
+        path = tmp_path / "all.log"
+        until(lambda: '"message": "last"' in path.read_text(), "the last record")
+        records = records_of(path)
+        first = records["first of ['a', 'list']"]
+        assert (first["name"], first["levelname"], first["funcName"]) == ("program", "INFO", "speak")
+        assert (first["process"], first["processName"]) == (pid, "worker #0")
+        assert f"large {'ä' * 300_000}." in records
+        assert "KeyError: 'missing'" in str(records["with a traceback"]["exc_text"])
+        assert "speak" in str(records["with a stack"]["stack_info"])
+        extras = records["with extras"]
+        assert (extras["number"], extras["anything"], extras["when"]) == (7, "<anything>", "{1, 2}")
+        assert "key" in str(records["with odd keys"]["mapping"])
+        assert "with a circle" in records
+        assert "with a mute one" in records
+        assert "lone surrogate \ud800" in records
+        assert "two\nlines" in records
+        assert records["by a new logger"]["name"] == "program.made.0"
+        assert "once from a filter" in records
+        assert "not written" not in records
+        assert program.status().workers[0].pid == pid
+
+
+def test_loggers_keep_the_handlers_they_had(tmp_path: Path) -> None:
+    with Program(tmp_path, KINDS) as program:
+        program.start()
+        until(lambda: '"message": "last"' in (tmp_path / "all.log").read_text(), "the last record")
+        everything = records_of(tmp_path / "all.log")
+        assert records_of(tmp_path / "own.log").keys() == {"to its own file, too"}
+        assert "to its own file, too" in everything
+        assert records_of(tmp_path / "alone.log").keys() == {"to its own file only"}
+        assert "to its own file only" not in everything
+
+
+def test_a_filter_that_fails_ends_nothing(tmp_path: Path) -> None:
+    source = """
+        class Faulty(logging.Filter):
+            def filter(self, record):
+                if record.getMessage().startswith("refused"):
+                    raise RuntimeError("a filter fails")
+                return True
+
+        handler = logging.FileHandler("all.log")
+        handler.addFilter(Faulty())
+
+        def work(context):
+            log.info("refused")
+            log.info("taken")
+            context.sleep(3600)
+
+        manager = Manager("tested", workers=1, target=work, logger=handler)
+    """
+    with Program(tmp_path, source) as program:
+        pid = program.start()
+        until(lambda: "taken" in (tmp_path / "all.log").read_text(), "the record")
+        assert program.status().pid == pid
+        assert "a filter fails" in program.log
