@@ -360,3 +360,30 @@ def test_crawling_a_site_that_is_down() -> None:
 
 def test_a_url_that_is_none() -> None:
     run("crawler", "--url", "www.python.org", status=2)
+
+
+def test_the_manager(tmp_path: Path) -> None:
+    """Its master runs in a session of its own: the demo must have ended it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "demo/manager.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == "6 of 6 workers are ready"
+    assert lines[-1] == "stopped"
+    pid = int(re.findall(r"mailer: running, pid (\d+)", done.stdout)[0])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(GRACE)  # it gave up its lock and socket; its interpreter still has to end
+    assert [line for line in lines if line.startswith("──")] == [
+        "── at work",
+        re.search(r"── worker 1 \(pid \d+\) was killed", done.stdout)[0],  # type: ignore[index]
+        "── worker 3 has died with 41",
+        "── restarted with the code as it is now, one worker after the other",
+        "── two workers will do",
+    ]
