@@ -209,6 +209,8 @@ class Supervisor:
         was_asked = place.state is State.STOPPING
         place.child, place.due, place.steps = None, None, []
         place.last_exit = describe_exit(exitcode)
+        if was_asked and policy.is_normal(exitcode):
+            place.last_exit = "was stopped"
         self._on_change(place, child)
         child.close()
         place.restarts += 1

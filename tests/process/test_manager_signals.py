@@ -352,7 +352,7 @@ def test_hup_takes_new_code_and_settings(tmp_path: Path) -> None:
         assert status.problem == ""
         assert len(status.workers) == 3
         assert not {w.pid for w in status.workers} & {w.pid for w in before.workers}
-        assert {w.last_exit for w in status.workers if w.pin < 2} == {"exited with 0"}
+        assert {w.last_exit for w in status.workers if w.pin < 2} == {"was stopped"}
         program.wait_for_log("new call 3 of #2")
         assert psutil.Process(status.pid).cmdline()[0].startswith("new: master tested")
         program.write(new.replace("workers=3", "workers=1"))
