@@ -234,6 +234,7 @@ def test_the_front_door_is_light() -> None:
     imported = set(done.stdout.split())
     assert imported & HEAVY == set()
     later = importlib.import_module(PACKAGE)._LATER
+    assert later.keys() >= {"lockers", "manager", "pool"}
     assert imported & {f"{PACKAGE}.{home}" for home in later} == set()
 
 
