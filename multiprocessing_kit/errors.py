@@ -29,6 +29,12 @@
     │   ├── AlreadyRunningError     one of this name runs
     │   ├── NotRunningError         none does
     │   └── ManagerConfigError      (also `ValueError`) an option makes no sense
+    ├── ServiceError                a service of topics cannot do what it was asked
+    │   ├── ServiceConfigError      (also `ValueError`) its configuration makes no sense
+    │   ├── BrokerError             the broker refused; what it was asked for was not done
+    │   │   └── BrokerUnavailableError   it cannot be reached, or does not answer just now
+    │   ├── DuplicateJobError       a job of this id is there
+    │   └── PayloadError            (also `ValueError`) an argument or result cannot be written or read
     ├── CheckpointError             a file of kept answers cannot be used, or not for this map
     └── IpcError                    the system refused shared memory or semaphores
 
@@ -43,9 +49,12 @@ import signal
 
 __all__ = [
     "AlreadyRunningError",
+    "BrokerError",
+    "BrokerUnavailableError",
     "CheckpointError",
     "ChildError",
     "ChildTimeoutError",
+    "DuplicateJobError",
     "IpcError",
     "JobCanceledError",
     "JobError",
@@ -55,6 +64,7 @@ __all__ = [
     "ManagerConfigError",
     "ManagerError",
     "NotRunningError",
+    "PayloadError",
     "PipeTimeoutError",
     "PoolClosedError",
     "PoolError",
@@ -66,6 +76,8 @@ __all__ = [
     "RemoteError",
     "RetriesExhaustedError",
     "SerializationError",
+    "ServiceConfigError",
+    "ServiceError",
     "TableClosedError",
     "TableError",
     "TableFullError",
@@ -370,6 +382,56 @@ class ManagerConfigError(ManagerError, ValueError):
     def __init__(self, message: str, *, option: str = "") -> None:
         super().__init__(message)
         self.option = option
+
+
+class ServiceError(KitError):
+    """A service of topics cannot do what it was asked."""
+
+
+class ServiceConfigError(ServiceError, ValueError):
+    """The configuration of a service makes no sense.
+
+    Attributes:
+        file: That it was read from; `""` if it was not.
+        key: What is wrong there, such as `topics.0.timeout`; `""` if it is not about one.
+    """
+
+    def __init__(self, message: str, *, file: str = "", key: str = "") -> None:
+        super().__init__(message)
+        self.file = file
+        self.key = key
+
+
+class BrokerError(ServiceError):
+    """The broker refused, or what it holds makes no sense.
+
+    Attributes:
+        broker: Its URL, without a password.
+    """
+
+    def __init__(self, message: str, *, broker: str = "") -> None:
+        super().__init__(message)
+        self.broker = broker
+
+
+class BrokerUnavailableError(BrokerError):
+    """The broker cannot be reached, or does not answer just now; calling again may go well, and is safe."""
+
+
+class DuplicateJobError(ServiceError):
+    """A job of this id is there, or was there not long ago.
+
+    Attributes:
+        job_id: The id.
+    """
+
+    def __init__(self, message: str, *, job_id: str = "") -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class PayloadError(ServiceError, ValueError):
+    """An argument or a result cannot be written in the encoding that is used, or not be read."""
 
 
 class CheckpointError(KitError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -25,6 +26,7 @@ class Context:
         resource: What `init` has returned.
         executed: How many calls of `target` this worker has completed.
         stopping: Whether the worker is to end: finish what must be finished, and return.
+        interrupted: Whether a second SIGTERM has cut off what was being done.
     """
 
     def __init__(self, name: str, pin: int, liveness: int) -> None:
@@ -33,6 +35,7 @@ class Context:
         self.resource: Any = None
         self.executed = 0
         self.stopping = False
+        self.interrupted = False
         self._liveness = liveness
         self._bell = Doorbell()
 
@@ -42,19 +45,44 @@ class Context:
         Returns:
             Whether to go on: False once `stopping`.
         """
-        deadline = time.monotonic() + seconds
+        self._wait(time.monotonic() + seconds, None)
+        return not self.stopping
+
+    def wait_for(self, descriptor: int, seconds: float | None = None) -> bool:
+        """Wait until a descriptor is readable, or until what ends a sleep.
+
+        Args:
+            descriptor: Of the program's own: a socket, a pipe.
+            seconds: At most; None for any time.
+
+        Returns:
+            Whether to go on: False once `stopping`. It may be readable or not.
+        """
+        self._wait(math.inf if seconds is None else time.monotonic() + seconds, descriptor)
+        return not self.stopping
+
+    def fileno(self) -> int:
+        """Readable when the worker is to end, or is woken. A loop of the program's own calls `clear` then."""
+        return self._bell.fileno()
+
+    def clear(self) -> None:
+        """It has been seen that it was woken."""
+        self._bell.clear()
+
+    def _wait(self, deadline: float, descriptor: int | None) -> None:
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         poll.register(self._liveness, select.POLLIN)
+        if descriptor is not None:
+            poll.register(descriptor, select.POLLIN)
         while not self.stopping:
             left = deadline - time.monotonic()
             ready = poll.poll(min(max(0.0, left), _LONGEST_POLL) * 1000)
-            if any(descriptor == self._liveness for descriptor, _ in ready):
+            if any(found == self._liveness for found, _ in ready):
                 os._exit(signal.SIGKILL + 128)  # the master is dead: where the system does not kill us
             if ready or left <= 0:
                 self._bell.clear()
                 break
-        return not self.stopping
 
     def dispatch(self) -> bool:
         """Whether to go on; a long loop in `target` asks this now and then.
@@ -76,6 +104,7 @@ class Context:
 
     def _stop(self, signum: int, _frame: FrameType | None) -> None:
         if self.stopping:
+            self.interrupted = True
             raise SystemExit(128 + signum)
         self.stopping = True
         self._bell.ring()

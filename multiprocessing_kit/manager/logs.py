@@ -22,7 +22,11 @@ _JOURNAL = "/run/systemd/journal/socket"
 _SYSLOG = {"linux": "/dev/log", "darwin": "/var/run/syslog"}
 
 
-def open_logs(logger: logging.Logger | logging.Handler | str | None, default: Path | None) -> None:
+def open_logs(
+    logger: logging.Logger | logging.Handler | str | None,
+    default: Path | None,
+    formatter: logging.Formatter | None = None,
+) -> None:
     """Give the root logger the handler that is wanted.
 
     Args:
@@ -30,6 +34,7 @@ def open_logs(logger: logging.Logger | logging.Handler | str | None, default: Pa
             100 MB, with five old ones kept; "stderr", "syslog" or "journal"; None for what the program
             has set up already, and where it has nothing, for `default`.
         default: A file; None for standard error.
+        formatter: Of what is opened here; None for the usual one.
 
     Raises:
         ManagerConfigError: It is none of these, or cannot be opened.
@@ -40,11 +45,11 @@ def open_logs(logger: logging.Logger | logging.Handler | str | None, default: Pa
     elif isinstance(logger, logging.Handler):
         handlers = [logger]
     elif logger is not None:
-        handlers = [_handler(logger)]
+        handlers = [_handler(logger, formatter)]
     elif root.handlers:
         handlers = []
     else:
-        handlers = [_handler("stderr" if default is None else str(default))]
+        handlers = [_handler("stderr" if default is None else str(default), formatter)]
     for handler in handlers:
         if handler not in root.handlers:
             root.addHandler(handler)
@@ -52,7 +57,7 @@ def open_logs(logger: logging.Logger | logging.Handler | str | None, default: Pa
         root.setLevel(logging.INFO)
 
 
-def _handler(wanted: str) -> logging.Handler:
+def _handler(wanted: str, formatter: logging.Formatter | None) -> logging.Handler:
     try:
         handler: logging.Handler
         if wanted == "stderr":
@@ -65,7 +70,7 @@ def _handler(wanted: str) -> logging.Handler:
             handler = _PrivateFileHandler(os.path.abspath(wanted), maxBytes=_BYTES, backupCount=_FILES)
     except OSError as error:
         raise ManagerConfigError(f"option logger: cannot open {wanted}: {error}", option="logger") from error
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(formatter or logging.Formatter(_FORMAT))
     return handler
 
 

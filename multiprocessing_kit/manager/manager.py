@@ -55,6 +55,7 @@ class Manager:
             the path of a file (rotated at 100 MB, five old ones are kept), "stderr", "syslog" or
             "journal". By default what the program has set up; where it has nothing, standard error, and
             in the background NAME.log in the runtime directory.
+        formatter: Of its lines, where `logger` is none of the program's own.
         **options: See `Settings` for all, their units and defaults. `workers` and `target` must be given;
             without `target`, use the manager as a decorator of the function.
 
@@ -63,12 +64,18 @@ class Manager:
     """
 
     def __init__(
-        self, name: str, *, logger: logging.Logger | logging.Handler | str | None = None, **options: Any
+        self,
+        name: str,
+        *,
+        logger: logging.Logger | logging.Handler | str | None = None,
+        formatter: logging.Formatter | None = None,
+        **options: Any,
     ) -> None:
         if not isinstance(logger, (logging.Logger, logging.Handler, str, type(None))):
             raise ManagerConfigError(f"option logger: {logger!r:.100} is none", option="logger")
         self.name = name
         self._logger = logger
+        self._formatter = formatter
         self._options = options
         decorates = "target" not in options
         self._checked = Settings.checked(name, {**options, "target": id} if decorates else options)
@@ -147,7 +154,7 @@ class Manager:
             lock.adopt(handover.lock)
         try:
             become(settings)  # first: what it opens now, it must be able to open again later
-            open_logs(self._logger, log)
+            open_logs(self._logger, log, self._formatter)
             master = Master(settings, lock, self._path("sock"), handover)
         except BaseException:
             lock.release()
@@ -160,7 +167,7 @@ class Manager:
     def _checked_paths(self, log: Path | None) -> list[Path]:
         """Of lock and socket; as far as the new code of a restart can be checked without being it."""
         _ = self.settings
-        open_logs(self._logger, log)
+        open_logs(self._logger, log, self._formatter)
         return [self._path("lock"), self._path("sock")]
 
     # ── one that runs ─────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ import tempfile
 import traceback
 from typing import Any
 
-__all__ = ["Relay", "RelayHandler"]
+__all__ = ["Relay", "RelayHandler", "name_worker"]
 
 _LARGEST = 60_000
 _MOST_AT_ONCE = 500
@@ -94,12 +94,12 @@ class RelayHandler(logging.Handler):
     def __init__(self, socket_: socket.socket, worker: str) -> None:
         super().__init__()
         self._socket = socket_
-        self._worker = worker
+        self.worker = worker
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one; waits while the master has too many."""
         try:
-            fields = {**_travelling(record), "processName": self._worker}
+            fields = {**_travelling(record), "processName": self.worker}
             self._send(_encoded(fields))
         except Exception:
             self.handleError(record)
@@ -116,6 +116,13 @@ class RelayHandler(logging.Handler):
             file.write(data)
             file.flush()
             socket.send_fds(self._socket, [b"."], [file.fileno()])
+
+
+def name_worker(worker: str) -> None:
+    """In a process that a worker has forked: what it logs goes the same way, under this name."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RelayHandler):
+            handler.worker = worker
 
 
 def _logger_of(name: str) -> logging.Logger:

@@ -1,0 +1,167 @@
+"""Pushing jobs from any program."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from multiprocessing_kit.errors import DuplicateJobError, JobError, ServiceError
+from multiprocessing_kit.service.brokers import Broker, open_broker
+from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Job
+from multiprocessing_kit.service.payloads import Payloads
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["Client", "JobId"]
+
+_FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.25
+
+
+class JobId(str):
+    """The id of a pushed job: a text that can also wait for the job's result."""
+
+    __slots__ = ("_client",)
+    _client: Client
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait for the job's end.
+
+        Its topic must keep results (`results = SECONDS` in the configuration).
+
+        Args:
+            timeout: Seconds; None for any time.
+
+        Returns:
+            What `process()` returned.
+
+        Raises:
+            JobError: The job failed for good; it says why.
+            TimeoutError: There is no result yet; or the topic keeps none.
+        """
+        return self._client.wait(self, timeout)
+
+
+class Client:
+    """Pushes jobs to the topics of a service. For one thread at a time.
+
+    Args:
+        broker: The URL in the service's configuration.
+        service: The service's name.
+        encoding: Of the arguments: "json", "msgpack", or "pickle", which needs the secret.
+        secret: The service's.
+
+    Raises:
+        ServiceConfigError: One of them makes no sense.
+    """
+
+    def __init__(
+        self, broker: str, service: str = "default", *, encoding: str = "json", secret: str = ""
+    ) -> None:
+        self._payloads = Payloads(encoding, secret)
+        self._broker: Broker = open_broker(broker, service)
+
+    def push(
+        self,
+        topic: str,
+        argument: Any = None,
+        *,
+        delay: float = 0.0,
+        at: float | None = None,
+        priority: int = 0,
+        id: str | None = None,
+    ) -> JobId:
+        """Add a job; it is safe in the broker when this returns.
+
+        Args:
+            topic: Whose.
+            argument: What `process()` gets.
+            delay: Seconds before which it does not run.
+            at: Or the instant, by `time.time()`.
+            priority: From -100 to 100; higher first.
+            id: A name of the caller's own, refused while a job has it that is not done.
+
+        Returns:
+            Its id.
+
+        Raises:
+            DuplicateJobError: A job of this id waits, runs, or is a dead letter.
+            PayloadError: The argument cannot be written in this encoding.
+            BrokerUnavailableError: The broker cannot be reached; whether the job was added is not known.
+        """
+        job = self._job(topic, argument, delay=delay, at=at, priority=priority, id=id)
+        if not self._broker.push([job])[0]:
+            raise DuplicateJobError(f"topic {topic!r} has a job {job.id!r} that is not done", job_id=job.id)
+        return self._id(job)
+
+    def push_many(
+        self,
+        topic: str,
+        arguments: Iterable[Any],
+        *,
+        delay: float = 0.0,
+        at: float | None = None,
+        priority: int = 0,
+    ) -> list[JobId]:
+        """Add a job for each argument, in one go; see `push`."""
+        jobs = [self._job(topic, argument, delay=delay, at=at, priority=priority) for argument in arguments]
+        self._broker.push(jobs)
+        return [self._id(job) for job in jobs]
+
+    def wait(self, job_id: str, timeout: float | None = None) -> Any:
+        """Wait for a job's end; see `JobId.wait`."""
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_LOOK
+        while (result := self._broker.result(job_id)) is None:
+            left = _LONGEST_LOOK if until is None else until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(
+                    f"job {job_id} has no result after {timeout:g} s; does its topic keep results?"
+                )
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_LOOK)
+        found = self._payloads.decode(result)
+        if not found["ok"]:
+            raise JobError(f"job {job_id} failed: {found['error']}", job_id=job_id)
+        return found["body"]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._broker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _job(
+        self,
+        topic: str,
+        argument: Any,
+        *,
+        delay: float,
+        at: float | None,
+        priority: int,
+        id: str | None = None,
+    ) -> Job:
+        if not topic or not isinstance(topic, str):
+            raise ServiceError(f"topic {topic!r} is no name")
+        if not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+            raise ServiceError(f"priority {priority} is not from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}")
+        if id is not None and (not id or len(id) > 200):
+            raise ServiceError(f"id {id!r:.100} is not 1 to 200 characters")
+        due = at if at is not None else time.time() + delay if delay > 0 else 0.0
+        name = secrets.token_hex(12) if id is None else id
+        return Job(name, topic, self._payloads.encode(argument), priority, due, is_unique=id is not None)
+
+    def _id(self, job: Job) -> JobId:
+        made = JobId(job.id)
+        made._client = self
+        return made

@@ -1,0 +1,384 @@
+"""The workers of one consumer: started and stopped, given jobs, relieved of them when they die.
+
+    deal ──▶ seat: jobs in the order they were sent ──▶ worker ──answers, in that order──▶ take
+
+A worker has as many jobs as are worth some 20 ms, by what the topic's last ones took, and one where they take
+longer, so that a death puts few at risk and nobody waits long for a message. Where jobs turn out long, those
+that wait behind one are called back and dealt anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from multiprocessing_kit.errors import describe_exit
+from multiprocessing_kit.service.channel import Answer, Channel, Task
+from multiprocessing_kit.service.job import Delivery
+from multiprocessing_kit.service.marks import Mark, Marks
+from multiprocessing_kit.supervise.child import ForkedChild
+from multiprocessing_kit.supervise.respawn import RespawnPolicy, When
+from multiprocessing_kit.supervise.supervisor import Place, State, Supervisor, Then
+
+__all__ = ["Crew", "Done", "WorkerState"]
+
+_LEASE_SECONDS = 0.02
+_MOST_JOBS = 64
+_STUCK_SECONDS = 0.25
+"""A job that runs for so long has others behind it called back."""
+
+_SEEN_SECONDS = 0.05
+"""After which a worker's note that it began a job is seen here, whatever the processors hold back."""
+
+_SMOOTHING = 0.2
+
+_log = logging.getLogger("multiprocessing_kit.service")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a delivered job.
+
+    Attributes:
+        delivery: Which.
+        answer: The worker's; None if it gave none.
+        lost: "crashed" or "timeout" where the worker ended in this job; "" where the job was not begun, or
+            its answer was lost with the worker: it is to be released.
+        error: How the worker ended, in words.
+    """
+
+    delivery: Delivery
+    answer: Answer | None = None
+    lost: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """Of one worker, for status: see `Place` for `state`, beside "starting", "idle" and "busy"."""
+
+    pin: int
+    pid: int
+    state: str
+    job: str
+    seconds: float
+    jobs: int
+    restarts: int
+    last_exit: str
+
+
+@dataclass(eq=False)
+class _Seat:
+    """One worker and the jobs that it has; None stands for one that was called back."""
+
+    pin: int
+    mark: Mark
+    channel: Channel | None = None
+    jobs: deque[Delivery | None] = field(default_factory=deque)
+    answered: int = 0
+    called_back: float = 0.0
+    overdue: Delivery | None = None
+
+    @property
+    def number_of_running(self) -> int | None:
+        """Index in `jobs` of the one that is being run."""
+        running = self.mark.running
+        if running is None or not 0 <= running - self.answered < len(self.jobs):
+            return None
+        return running - self.answered
+
+
+class Crew:
+    """Made by the consumer, in whose loop it works: see `Supervisor`.
+
+    Args:
+        most: Workers at most.
+        live: What a worker is: gets its PIN, the liveness pipe, its channel and its mark.
+        title: The process title of a PIN.
+        timeouts: Seconds that a job of a topic may take; None for any time.
+        selector: Of the consumer, to watch workers and channels with.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        live: Callable[[int, int, Channel, Mark], int],
+        title: Callable[[int], str],
+        timeouts: dict[str, float | None],
+        selector: selectors.BaseSelector,
+    ) -> None:
+        self._marks = Marks(most)
+        self._seats = [_Seat(pin, self._marks.of(pin)) for pin in range(most)]
+        self._live = live
+        self._timeouts = timeouts
+        self._selector = selector
+        self._seconds: dict[str, float] = {}
+        self._done: list[Done] = []
+        self.wanted = 0
+        policy = RespawnPolicy(When.ALWAYS, frozenset({0}), first=0.5, longest=30.0, healthy=10.0, limit=10)
+        self._supervisor = Supervisor(self._run, title, policy, self._changed)
+
+    # ── how it is ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def held(self) -> int:
+        """Jobs that workers have."""
+        return sum(len(seat.jobs) - seat.jobs.count(None) for seat in self._seats)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no worker lives, and none will."""
+        return self._supervisor.is_over
+
+    @property
+    def fatal(self) -> list[str]:
+        """Why workers were given up."""
+        return [place.reason for place in self._supervisor.places.values() if place.state is State.FATAL]
+
+    @property
+    def living(self) -> int:
+        """Workers that are set up."""
+        return sum(1 for seat in self._seats if self._takes(seat))
+
+    def states(self) -> list[WorkerState]:
+        """Of all, by PIN."""
+        return [self._state(place) for _, place in sorted(self._supervisor.places.items())]
+
+    def timeout(self) -> float | None:
+        """Seconds after which to `look` though no descriptor told; None for never."""
+        times = [] if (seconds := self._supervisor.timeout()) is None else [seconds]
+        if any(len(seat.jobs) > 1 for seat in self._seats):
+            times.append(_STUCK_SECONDS / 2)
+        times += [limit / 5 for seat in self._seats for limit in self._limits(seat)]
+        return min(times, default=None)
+
+    def room(self) -> int:
+        """Jobs that it can take now."""
+        return sum(self._room(seat) for seat in self._seats)
+
+    # ── acting ────────────────────────────────────────────────────────────────────────────────────
+
+    def scale(self, workers: int, patience: float) -> None:
+        """Have so many workers; those that are too many end after their job, or after `patience`."""
+        self.wanted = workers
+        for pin in range(workers):
+            place = self._supervisor.places.get(pin)
+            if place is None:
+                self._prepare(self._seats[pin])
+                self._supervisor.start(pin)
+            elif place.state is State.STOPPING:
+                self._supervisor.stop(pin, patience, Then.REPLACE)
+        for pin in [pin for pin in self._supervisor.places if pin >= workers]:
+            self._supervisor.stop(pin, patience, Then.REMOVE)
+
+    def stop(self, patience: float) -> None:
+        """Have all end."""
+        for pin in list(self._supervisor.places):
+            self._supervisor.stop(pin, patience)
+
+    def deal(self, deliveries: deque[Delivery]) -> None:
+        """Give jobs to those who have room, the emptiest first, from the left."""
+        while deliveries:
+            seat = min(filter(self._takes, self._seats), key=lambda one: len(one.jobs), default=None)
+            if seat is None or not self._room(seat):
+                return
+            lease: list[Task] = []
+            # Everybody's share first: what one takes too much, the others lack.
+            share = max(1, len(deliveries) // max(1, self.living))
+            while deliveries and len(lease) < share and self._room(seat):
+                delivery = deliveries.popleft()
+                seat.jobs.append(delivery)
+                lease.append(_task(delivery))
+            assert seat.channel is not None
+            seat.channel.send(lease)
+
+    def look(self) -> list[Done]:
+        """Take answers, bury the dead, end what takes too long; what came of which job."""
+        self._supervisor.look()
+        for seat in self._seats:
+            if seat.channel is not None:
+                seat.channel.flush()
+                self._end_overdue(seat)
+                self._call_back(seat)
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        """When it is over."""
+        for seat in self._seats:
+            self._clear(seat)
+        self._marks.close()
+
+    # ── steps ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _takes(self, seat: _Seat) -> bool:
+        place = self._supervisor.places.get(seat.pin)
+        running = place is not None and place.state is State.RUNNING
+        return running and seat.channel is not None and seat.overdue is None and seat.mark.is_ready
+
+    def _room(self, seat: _Seat) -> int:
+        if not self._takes(seat) or seat.called_back or (seat.channel is not None and seat.channel.is_full):
+            return 0
+        if not seat.jobs:
+            return _worth(min(self._seconds.values(), default=_LEASE_SECONDS))
+        expected = [self._expected(delivery) for delivery in seat.jobs if delivery is not None]
+        most = _worth(sum(expected) / len(expected)) if expected else 1
+        # Half of a lease at a time: one message brings many, and the worker need not wait for the next.
+        return most - len(seat.jobs) if len(seat.jobs) <= most // 2 else 0
+
+    def _expected(self, delivery: Delivery) -> float:
+        return self._seconds.get(delivery.job.topic, _LEASE_SECONDS)
+
+    def _answers(self, seat: _Seat) -> None:
+        if seat.channel is None:
+            return
+        for answer in seat.channel.answers():
+            delivery = seat.jobs.popleft()
+            seat.answered += 1
+            if delivery is None:
+                continue
+            if answer.kind == "skipped":
+                self._done.append(Done(delivery))
+                continue
+            topic = delivery.job.topic
+            known = self._seconds.get(topic)
+            weight = 1.0 if known is None else _SMOOTHING
+            self._seconds[topic] = answer.seconds * weight + (known or 0.0) * (1 - weight)
+            self._done.append(Done(delivery, answer))
+        if not seat.jobs and seat.called_back:
+            seat.called_back = 0.0
+            seat.mark.allow()
+
+    def _limits(self, seat: _Seat) -> Iterable[float]:
+        for delivery in seat.jobs:
+            if delivery is not None and (limit := self._timeouts.get(delivery.job.topic)) is not None:
+                yield limit
+
+    def _end_overdue(self, seat: _Seat) -> None:
+        """Kill a worker whose job takes too long."""
+        index = seat.number_of_running
+        delivery = None if index is None else seat.jobs[index]
+        if delivery is None or seat.overdue is not None:
+            return
+        limit = self._timeouts.get(delivery.job.topic)
+        since = seat.mark.since
+        if limit is None or not since or time.monotonic() - since <= limit:
+            return
+        if seat.number_of_running != index:
+            return  # it has just ended
+        seat.overdue = delivery
+        _log.warning("job %s of topic %s takes more than %g s", delivery.job.id, delivery.job.topic, limit)
+        self._supervisor.stop(seat.pin, 0.0, Then.REPLACE)
+
+    def _call_back(self, seat: _Seat) -> None:
+        """Take away what waits behind a job that turns out long: first said, and taken when that was seen."""
+        if len(seat.jobs) < 2:
+            return
+        if not seat.called_back:
+            since = seat.mark.since
+            if since and time.monotonic() - since > _STUCK_SECONDS:
+                seat.called_back = time.monotonic()
+                seat.mark.call_back(seat.mark.begun)
+            return
+        if time.monotonic() - seat.called_back < _SEEN_SECONDS:
+            return
+        begun = max(0, seat.mark.begun - seat.answered)
+        for index in range(begun, len(seat.jobs)):
+            delivery = seat.jobs[index]
+            if delivery is not None:
+                seat.jobs[index] = None
+                self._done.append(Done(delivery))
+
+    def _run(self, pin: int, liveness: int) -> int:
+        """In the worker."""
+        seat = self._seats[pin]
+        assert seat.channel is not None
+        for other in self._seats:
+            if other is not seat and other.channel is not None:
+                other.channel.close()
+        self._selector.close()
+        return self._live(pin, liveness, seat.channel, seat.mark)
+
+    def _changed(self, place: Place, gone: ForkedChild | None) -> None:
+        seat = self._seats[place.pin]
+        if gone is not None:
+            self._bury(seat, place, gone)
+        elif place.child is not None:
+            self._selector.register(place.child, selectors.EVENT_READ, _nothing)
+
+    def _bury(self, seat: _Seat, place: Place, gone: ForkedChild) -> None:
+        self._selector.unregister(gone)
+        if seat.channel is None:
+            return
+        self._answers(seat)  # what it has published counts
+        index = seat.number_of_running
+        if seat.mark.is_ready and (seat.answered or seat.jobs):
+            place.failures = 0  # it has worked: what ended it was a job, which is counted there
+        error = describe_exit(gone.exitcode)
+        for position, delivery in enumerate(seat.jobs):
+            if delivery is None:
+                continue
+            if position != index:
+                self._done.append(Done(delivery))
+            elif seat.overdue is delivery:
+                limit = self._timeouts.get(delivery.job.topic)
+                self._done.append(Done(delivery, lost="timeout", error=f"it took more than {limit:g} s"))
+            elif place.state is State.STOPPING:
+                self._done.append(Done(delivery))  # it was asked to end, and cut off: not the job's fault
+            else:
+                self._done.append(Done(delivery, lost="crashed", error=f"its worker {error}"))
+        self._prepare(seat)
+
+    def _prepare(self, seat: _Seat) -> None:
+        """For the next worker there, which inherits its end by the fork."""
+        self._clear(seat)
+        seat.mark.clear()
+        seat.channel = Channel()
+        self._selector.register(seat.channel, selectors.EVENT_READ, lambda: self._answers(seat))
+
+    def _clear(self, seat: _Seat) -> None:
+        if seat.channel is not None:
+            self._selector.unregister(seat.channel)
+            seat.channel.close()
+        seat.channel = None
+        seat.jobs.clear()
+        seat.answered, seat.called_back, seat.overdue = 0, 0.0, None
+
+    def _state(self, place: Place) -> WorkerState:
+        seat = self._seats[place.pin]
+        index = seat.number_of_running
+        running = None if index is None else seat.jobs[index]
+        state = place.state.value
+        if place.state is State.RUNNING:
+            state = "starting" if not seat.mark.is_ready else "idle" if running is None else "busy"
+        since = seat.mark.since
+        return WorkerState(
+            pin=place.pin,
+            pid=0 if place.child is None else place.child.pid,
+            state=state,
+            job="" if running is None else running.job.id,
+            seconds=time.monotonic() - since if running is not None and since else 0.0,
+            jobs=seat.answered,
+            restarts=place.restarts,
+            last_exit=place.reason or place.last_exit,
+        )
+
+
+def _worth(seconds: float) -> int:
+    """Jobs of so many seconds each that make up a lease."""
+    return max(1, min(_MOST_JOBS, int(_LEASE_SECONDS / max(seconds, 1e-6))))
+
+
+def _task(delivery: Delivery) -> Task:
+    job = delivery.job
+    return Task(
+        job.id, job.topic, job.payload, job.attempt, job.crashes, job.idle_for, job.first_run, job.changes
+    )
+
+
+def _nothing() -> None:
+    """The loop looks at its workers after each wake-up anyway."""

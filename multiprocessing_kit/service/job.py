@@ -1,0 +1,211 @@
+"""A job as it lies in a broker, and what is known of a topic's jobs.
+
+    record = one line of JSON (the head) ⏎ payload
+
+The head is what the service knows of the job: where it belongs, its attempts and their history. The payload
+is the caller's, encoded (see `payloads`); brokers and the service itself never look into it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["HIGHEST_PRIORITY", "Backlog", "DeadJob", "Delivery", "Event", "Job", "Outcome", "Settlement"]
+
+HIGHEST_PRIORITY = 100
+"""Priorities go from minus this to this."""
+
+_MOST_EVENTS = 20
+"""Failures that a job remembers: the first, and the latest."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One failed attempt.
+
+    Attributes:
+        at: When it ended, by `time.time()`.
+        attempt: Which it was, from 1.
+        kind: "failed", "crashed" or "timeout".
+        error: What went wrong, in words.
+    """
+
+    at: float
+    attempt: int
+    kind: str
+    error: str
+
+
+@dataclass
+class Job:
+    """One job of a topic.
+
+    Attributes:
+        id: Unique.
+        topic: Whose it is.
+        payload: The argument, encoded.
+        priority: From -100 to 100; higher first.
+        due: When it may run, by `time.time()`; 0.0 at once.
+        pushed: When it was pushed.
+        attempt: The next attempt, from 1.
+        crashes: Attempts that ended with their worker.
+        idle_for: Seconds waited between attempts so far.
+        first_run: When the first attempt began; 0.0 before.
+        history: Of its failed attempts.
+        changes: What JOB_RETRY listeners changed on the worker, signed; "" for nothing.
+        is_unique: Its id was given by the caller: refused while another job has it.
+        hold: Seconds from the push in which a unique id is refused also after the job is done.
+    """
+
+    id: str
+    topic: str
+    payload: bytes
+    priority: int = 0
+    due: float = 0.0
+    pushed: float = field(default_factory=time.time)
+    attempt: int = 1
+    crashes: int = 0
+    idle_for: float = 0.0
+    first_run: float = 0.0
+    history: list[Event] = field(default_factory=list)
+    changes: str = ""
+    is_unique: bool = False
+    hold: float = 0.0
+
+    def failed(self, kind: str, error: str) -> None:
+        """Note that this attempt failed; the next one is counted."""
+        self.history.append(Event(time.time(), self.attempt, kind, error))
+        if len(self.history) > _MOST_EVENTS:
+            del self.history[1]
+        self.attempt += 1
+        self.crashes += kind == "crashed"
+
+    def encode(self) -> bytes:
+        """As a record."""
+        head: dict[str, Any] = {"id": self.id, "topic": self.topic, "pushed": self.pushed}
+        if self.priority:
+            head["priority"] = self.priority
+        if self.due:
+            head["due"] = self.due
+        if self.is_unique:
+            head["unique"], head["hold"] = True, self.hold
+        if self.attempt > 1:
+            head["attempt"], head["crashes"] = self.attempt, self.crashes
+            head["idle"], head["first"] = self.idle_for, self.first_run
+            head["history"] = [[event.at, event.attempt, event.kind, event.error] for event in self.history]
+        if self.changes:
+            head["changes"] = self.changes
+        return json.dumps(head, separators=(",", ":")).encode() + b"\n" + self.payload
+
+    @classmethod
+    def decode(cls, record: bytes) -> Job:
+        """From `encode`.
+
+        Raises:
+            ValueError: It is no record.
+        """
+        line, newline, payload = record.partition(b"\n")
+        if not newline:
+            raise ValueError(f"not a job's record: {record!r:.100}")
+        head = json.loads(line)
+        try:
+            return cls(
+                head["id"],
+                head["topic"],
+                payload,
+                head.get("priority", 0),
+                head.get("due", 0.0),
+                head["pushed"],
+                head.get("attempt", 1),
+                head.get("crashes", 0),
+                head.get("idle", 0.0),
+                head.get("first", 0.0),
+                [Event(*event) for event in head.get("history", ())],
+                head.get("changes", ""),
+                head.get("unique", False),
+                head.get("hold", 0.0),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a job's record: {line!r:.200}") from error
+
+
+@dataclass(eq=False)
+class Delivery:
+    """A job that a broker has given to this consumer, until it is settled.
+
+    Attributes:
+        job: The job.
+        token: The broker's own mark of it.
+    """
+
+    job: Job
+    token: Any = None
+
+
+class Outcome:
+    """What becomes of a delivered job."""
+
+    ACK = "ack"
+    """It is done, and is removed."""
+
+    RETRY = "retry"
+    """It runs again, not before its `due`; behind those of its priority that wait."""
+
+    RELEASE = "release"
+    """It was not run: back to the front, as if it had never been taken."""
+
+    DEAD = "dead"
+    """It has failed for good, and is kept among the dead letters."""
+
+
+@dataclass
+class Settlement:
+    """What a consumer says of one delivery.
+
+    Attributes:
+        delivery: Of which job; for RETRY and DEAD with its job as it is now to be kept.
+        outcome: One of `Outcome`.
+        result: The encoded result to keep for who waits for it; None for none.
+        keep: Seconds that the result is kept.
+    """
+
+    delivery: Delivery
+    outcome: str
+    result: bytes | None = None
+    keep: float = 0.0
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """A topic's jobs, counted.
+
+    Attributes:
+        ready: May run now.
+        delayed: May run later.
+        running: Given to consumers, on all hosts; None where the broker cannot tell.
+        dead: Dead letters.
+        oldest: Seconds that the longest waiting ready job has been waiting; None where the broker cannot
+        tell.
+    """
+
+    ready: int
+    delayed: int
+    running: int | None
+    dead: int
+    oldest: float | None
+
+
+@dataclass(frozen=True)
+class DeadJob:
+    """A dead letter.
+
+    Attributes:
+        job: With its history.
+        died: When, by `time.time()`.
+    """
+
+    job: Job
+    died: float

@@ -1,0 +1,65 @@
+"""Jobs by the clock: the next one of each schedule lies in the broker, as a job that is due then.
+
+Its id names the schedule and the instant, and is refused for a second one, so that of several hosts one
+pushes it, and a service that was down finds it when it comes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zoneinfo
+from datetime import datetime
+
+from multiprocessing_kit.service.brokers import Broker
+from multiprocessing_kit.service.config import ScheduleConfig, ServiceConfig, TopicConfig
+from multiprocessing_kit.service.job import Job
+from multiprocessing_kit.service.payloads import Payloads
+
+__all__ = ["Schedules"]
+
+_HOLD_SECONDS = 3600.0
+"""For which an instant's id is refused after it: longer than clocks of hosts differ."""
+
+
+class Schedules:
+    """Those of a consumer's topics.
+
+    Args:
+        config: Of the service.
+        topics: Whose schedules.
+    """
+
+    def __init__(self, config: ServiceConfig, topics: list[TopicConfig]) -> None:
+        self._payloads: Payloads = config.payloads()
+        self._all = [(topic.name, schedule) for topic in topics for schedule in topic.schedules]
+        self._pushed: dict[int, float] = {}
+
+    def push(self, broker: Broker) -> None:
+        """See that the next job of each is in the broker."""
+        now = time.time()
+        for number, (topic, schedule) in enumerate(self._all):
+            if self._pushed.get(number, 0.0) > now:
+                continue
+            due = _next(schedule, now)
+            payload = self._payloads.encode(schedule.payload)
+            key = json.dumps([topic, schedule.cron, schedule.timezone]).encode() + payload
+            job = Job(
+                f"cron-{topic}-{hashlib.sha256(key).hexdigest()[:8]}-{due:.0f}",
+                topic,
+                payload,
+                due=due,
+                is_unique=True,
+                hold=due - now + _HOLD_SECONDS,
+            )
+            broker.push([job])
+            self._pushed[number] = due
+
+
+def _next(schedule: ScheduleConfig, now: float) -> float:
+    import croniter  # noqa: PLC0415  # only those with schedules need it
+
+    began = datetime.fromtimestamp(now, zoneinfo.ZoneInfo(schedule.timezone))
+    found: float = croniter.croniter(schedule.cron, began).get_next(float)
+    return found

@@ -1,0 +1,319 @@
+"""The life of one worker of a topic: set up once, then jobs, until a limit or a signal ends it."""
+
+from __future__ import annotations
+
+import base64
+import fnmatch
+import functools
+import importlib
+import logging
+import os
+import pickle
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from multiprocessing_kit.errors import PayloadError
+from multiprocessing_kit.lifecycle import JobRun, Requeue
+from multiprocessing_kit.manager.context import Context
+from multiprocessing_kit.response import JobResponse, Response
+from multiprocessing_kit.retry import History
+from multiprocessing_kit.service.channel import Answer, Task, WorkerEnd
+from multiprocessing_kit.service.config import ServiceConfig, TopicConfig
+from multiprocessing_kit.service.logs import at_job
+from multiprocessing_kit.service.marks import Mark
+from multiprocessing_kit.service.payloads import Payloads
+from multiprocessing_kit.supervise.memory import resident_memory
+from multiprocessing_kit.supervise.respawn import RECYCLED
+from multiprocessing_kit.worker import Worker, as_worker
+
+__all__ = ["live", "loaded", "topic_worker"]
+
+_FAILED = 1
+_JITTER = 0.1
+_PUBLISH_SECONDS = 0.01
+"""Answers wait this long at most, so that a worker that is killed has not more than that to do again."""
+
+_log = logging.getLogger("multiprocessing_kit.service")
+
+
+def live(
+    config: ServiceConfig, topics: Sequence[TopicConfig], context: Context, end: WorkerEnd, mark: Mark
+) -> int:
+    """Live it; returns the exit status.
+
+    Args:
+        config: Of the service.
+        topics: That this worker serves.
+        context: Its signals.
+        end: Where tasks come from.
+        mark: Where it notes what it does.
+    """
+    context.listen()
+    try:
+        if config.setup is not None:
+            loaded(config.setup)()
+        desks = {topic.name: _Desk(topic, config.payloads()) for topic in topics}
+        mark.ready()
+        end.send([])  # wakes the consumer
+        status = _Life(topics, desks, end, mark, context).run()
+        for desk in desks.values():
+            desk.worker.teardown()
+    except SystemExit as exit_:  # a second SIGTERM
+        return exit_.code if isinstance(exit_.code, int) else _FAILED
+    except EOFError:
+        return RECYCLED  # the consumer is gone, and so is who would ask
+    except BaseException:
+        _log.exception("a worker of %s failed", ", ".join(topic.name for topic in topics))
+        return _FAILED
+    return status
+
+
+def loaded(reference: str) -> Any:
+    """What MODULE:NAME stands for.
+
+    Raises:
+        ImportError, AttributeError: There is none.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module, _, name = reference.partition(":")
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def topic_worker(topic: TopicConfig) -> Worker:
+    """The worker that runs the jobs of a topic, with the topic's retries unless it has its own.
+
+    Raises:
+        ImportError, AttributeError, TypeError: There is none, or it is neither a Worker nor callable.
+    """
+    if topic.worker is None:
+        worker: Worker = _CallWorker(topic)
+    else:
+        found = loaded(topic.worker)
+        worker = as_worker(found() if isinstance(found, type) and issubclass(found, Worker) else found)
+    worker.name = worker.name or topic.name
+    if worker.retry is None:
+        worker.retry = topic.retry.strategy()
+    return worker
+
+
+class _Life:
+    """Between set-up and teardown."""
+
+    def __init__(
+        self,
+        topics: Sequence[TopicConfig],
+        desks: dict[str, _Desk],
+        end: WorkerEnd,
+        mark: Mark,
+        context: Context,
+    ) -> None:
+        self._context = context
+        self._desks = desks
+        self._end = end
+        self._mark = mark
+        # Of several topics' limits the narrowest holds.
+        self._jobs = min(
+            (topic.max_jobs_per_worker for topic in topics if topic.max_jobs_per_worker), default=0
+        )
+        seconds = min(
+            (topic.max_seconds_per_worker for topic in topics if topic.max_seconds_per_worker), default=0.0
+        )
+        self._until = time.monotonic() + seconds * random.uniform(1 - _JITTER, 1) if seconds else 0.0
+        self._memory = min(
+            (topic.max_memory_per_worker for topic in topics if topic.max_memory_per_worker), default=0
+        )
+        self._number = 0
+        self._answers: list[Answer] = []
+        self._published = time.monotonic()
+
+    def run(self) -> int:
+        """Until it is to be replaced, or is asked to end."""
+        context = self._context
+        while not context.stopping:
+            if not context.wait_for(self._end.fileno(), None if not self._until else self._seconds_left()):
+                break
+            for task in self._end.tasks():
+                if context.stopping:
+                    break  # the rest is released by the consumer
+                self._one(task)
+                if self._is_over():
+                    self._publish()
+                    return RECYCLED
+            self._publish()
+            if self._is_over():
+                return RECYCLED
+        return RECYCLED
+
+    def _seconds_left(self) -> float:
+        return max(0.0, self._until - time.monotonic())
+
+    def _is_over(self) -> bool:
+        return bool(
+            (self._jobs and self._number >= self._jobs)
+            or (self._until and time.monotonic() >= self._until)
+            or (self._memory and resident_memory(os.getpid()) > self._memory)
+        )
+
+    def _one(self, task: Task) -> None:
+        number, self._number = self._number, self._number + 1
+        if self._mark.begin(number):
+            answer = self._desks[task.topic].run(task)
+            if self._context.interrupted:  # `process()` was, and its failure is none
+                raise SystemExit(_FAILED)
+            self._mark.end(number)
+        else:
+            answer = Answer("skipped")
+        self._answers.append(answer)
+        if time.monotonic() - self._published >= _PUBLISH_SECONDS:
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._answers:
+            self._end.send(self._answers)
+            self._answers = []
+        self._published = time.monotonic()
+
+
+class _Desk:
+    """Runs the jobs of one topic; also their `Host` (see `lifecycle`): a retry is the broker's to make."""
+
+    events = 0
+
+    def __init__(self, topic: TopicConfig, payloads: Payloads) -> None:
+        self.worker = topic_worker(topic)
+        self.worker._host = self
+        self.pid = os.getpid()
+        self._topic = topic
+        self._payloads = payloads
+        self._result: bytes | None = None
+        self.worker.setup()
+
+    def run(self, task: Task) -> Answer:
+        began = time.perf_counter()
+        with at_job(task.id, task.topic):
+            answer = self._run(task)
+        return answer._replace(seconds=time.perf_counter() - began)
+
+    def _run(self, task: Task) -> Answer:
+        first_run = task.first_run or time.time()
+        self._result = None
+        try:
+            argument = self._payloads.decode(task.payload)
+            changes = self._changes(task.changes)
+        except PayloadError as error:
+            _log.error("job %s of topic %s cannot be read: %s", task.id, task.topic, error)
+            return Answer("failed", error=str(error), attempt=task.attempt)
+        history = History(
+            task.attempt, time.monotonic() - max(0.0, time.time() - first_run), task.idle_for, task.crashes
+        )
+        outcome = JobRun(self.worker, argument, task.id, history=history, changes=changes, host=self).run()
+        if isinstance(outcome, Requeue):
+            told = _told(outcome.response)
+            _log.warning(
+                "job %s: attempt %d failed, again in %.1f s: %s",
+                task.id,
+                self.worker.attempt,
+                outcome.delay,
+                told,
+            )
+            return Answer(
+                "again",
+                error=told,
+                attempt=self.worker.attempt,
+                delay=outcome.delay,
+                idle_for=outcome.history.idle_for,
+                first_run=first_run,
+                changes=self._packed(outcome.changes),
+            )
+        if outcome.ok:
+            return Answer("ok", result=self._result, attempt=self.worker.attempt)
+        told = _told(outcome)
+        _log.error("job %s failed: %s", task.id, told, exc_info=outcome.exception)
+        kind = "canceled" if self.worker._canceled else "failed"
+        return Answer(kind, result=self._failure(told), error=told, attempt=self.worker.attempt)
+
+    def _failure(self, error: str) -> bytes | None:
+        return self._payloads.encode({"ok": False, "error": error}) if self._topic.results else None
+
+    # ── as their host ─────────────────────────────────────────────────────────────────────────────
+
+    def relay(self, payload: dict[str, Any]) -> None:
+        """Nobody in the consumer listens."""
+
+    def seal(self, response: Response) -> Response:
+        """Encode the result, so that SUCCESS is not said of a job whose result cannot be kept."""
+        if self._topic.results and response.ok:
+            try:
+                self._result = self._payloads.encode({"ok": True, "body": response.body})
+            except PayloadError as error:
+                return JobResponse(exception=error)
+        return response
+
+    def attempting(self, number: int) -> None:
+        """An attempt here, after an immediate retry."""
+
+    def pausing(self) -> None:
+        """Before it."""
+
+    def check_process(self) -> None:
+        """End a copy of this worker that `process()` has forked."""
+        if os.getpid() != self.pid:
+            os._exit(0)
+
+    def _changes(self, packed: str) -> dict[str, bytes | None] | None:
+        if not packed:
+            return None
+        found: dict[str, bytes | None] = pickle.loads(self._payloads.verified(base64.b64decode(packed)))
+        return found
+
+    def _packed(self, changes: dict[str, bytes | None]) -> str:
+        if not changes:
+            return ""
+        if not self._payloads.has_secret:
+            _log.warning(
+                "what JOB_RETRY's listeners changed on %s stays here: a pickle needs a secret to travel",
+                type(self.worker).__name__,
+            )
+            return ""
+        return base64.b64encode(self._payloads.signed(pickle.dumps(changes, protocol=5))).decode()
+
+
+class _CallWorker(Worker):
+    """Runs jobs that name what to call: {"class": "module:Class", "method": "send", "params": [] or {}}.
+
+    Without a class, "method" is MODULE:NAME of a function. Only what the topic's `calls` allow is imported.
+    """
+
+    def __init__(self, topic: TopicConfig) -> None:
+        super().__init__(topic.name)
+        self._allowed = topic.calls
+
+    def process(self, argument: Any) -> Any:
+        """Call it."""
+        return self._call(argument)
+
+    def _call(self, argument: Any) -> Any:
+        if not isinstance(argument, dict) or not isinstance(argument.get("method"), str):
+            raise PayloadError(f"a call is {{class, method, params}}, and not {argument!r:.200}")
+        owner, method, params = argument.get("class"), argument["method"], argument.get("params", [])
+        reference = f"{owner}.{method}" if owner is not None else method
+        allowed = any(fnmatch.fnmatchcase(reference, pattern) for pattern in self._allowed)
+        if not allowed or reference.rpartition(".")[2].startswith("_") or ".." in reference:
+            raise PayloadError(f"call of {reference!r:.200} is not allowed; the topic allows {self._allowed}")
+        function: Callable[..., Any]
+        if owner is not None:
+            function = getattr(loaded(owner)(), method)
+        else:
+            function = loaded(reference)
+        return function(**params) if isinstance(params, dict) else function(*params)
+
+
+def _told(response: Response) -> str:
+    error = response.exception
+    if error is None:
+        return f"exit code {response.exit_code}"
+    return f"{type(error).__name__}: {error}"
