@@ -39,8 +39,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     topic TEXT NOT NULL,
     state INTEGER NOT NULL,     -- 0 ready, 1 delayed, 2 held, 3 dead
     rank INTEGER NOT NULL,      -- minus its priority
-    place INTEGER NOT NULL,     -- its turn among those of one rank: nanoseconds, when it was pushed or
-    retried due REAL NOT NULL,          -- of a ready one: since when it is; of a dead one: when it died
+    place INTEGER NOT NULL,     -- its turn in its rank: nanoseconds, when it was pushed or retried
+    due REAL NOT NULL,          -- of a ready one: since when it is; of a dead one: when it died
     consumer TEXT,              -- of a held one
     record BLOB NOT NULL
 );
@@ -50,8 +50,10 @@ CREATE INDEX IF NOT EXISTS delayed ON jobs (service, topic, due) WHERE state = 1
 CREATE INDEX IF NOT EXISTS held ON jobs (consumer, topic) WHERE state = 2;
 CREATE INDEX IF NOT EXISTS dead ON jobs (service, topic, due) WHERE state = 3;
 CREATE TABLE IF NOT EXISTS ids (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, until REAL NOT NULL, result BLOB NOT NULL) WITHOUT
-ROWID; CREATE TABLE IF NOT EXISTS consumers (
+CREATE TABLE IF NOT EXISTS results (
+    id TEXT PRIMARY KEY, until REAL NOT NULL, result BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS consumers (
     name TEXT PRIMARY KEY, service TEXT NOT NULL, until REAL NOT NULL
 ) WITHOUT ROWID;
 PRAGMA user_version = 1;
@@ -386,12 +388,11 @@ class SqliteBroker(Broker):
     def _told(self, what: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            self._disconnect()
-            text = f"cannot {what} in {self._path}: {error}"
-            raise BrokerUnavailableError(text, broker=self._url) from error
         except sqlite3.DatabaseError as error:
             self._disconnect()
+            if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
+                text = f"cannot {what} in {self._path}: {error}"
+                raise BrokerUnavailableError(text, broker=self._url) from error
             text = f"cannot {what} in {self._path}: {error}; is it a file of a service, and whole?"
             raise BrokerError(text, broker=self._url) from error
 
@@ -425,10 +426,15 @@ class SqliteBroker(Broker):
         return db
 
     def _create(self, db: sqlite3.Connection) -> None:
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables:
+        db.execute("BEGIN IMMEDIATE")  # of several that come first, one finds it empty
+        if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            db.execute("ROLLBACK")
+            return
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise BrokerError(f"{self._path} is another program's database", broker=self._url)
-        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        db.execute("COMMIT")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
