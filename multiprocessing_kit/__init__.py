@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 from multiprocessing_kit import events
 from multiprocessing_kit.errors import (
     AlreadyRunningError,
+    BrokerError,
+    BrokerUnavailableError,
     CheckpointError,
     ChildError,
     ChildTimeoutError,
+    DuplicateJobError,
     IpcError,
     JobCanceledError,
     JobError,
@@ -28,6 +31,7 @@ from multiprocessing_kit.errors import (
     ManagerConfigError,
     ManagerError,
     NotRunningError,
+    PayloadError,
     PipeTimeoutError,
     PoolClosedError,
     PoolError,
@@ -39,6 +43,8 @@ from multiprocessing_kit.errors import (
     RemoteError,
     RetriesExhaustedError,
     SerializationError,
+    ServiceConfigError,
+    ServiceError,
     TableClosedError,
     TableError,
     TableFullError,
@@ -82,17 +88,22 @@ if TYPE_CHECKING:
     from multiprocessing_kit.manager import Manager, ManagerGroup
     from multiprocessing_kit.pipe import Pipe, PipeEnd
     from multiprocessing_kit.pool import Pool
+    from multiprocessing_kit.service import Client
     from multiprocessing_kit.shared import Shared
     from multiprocessing_kit.supervise.signal_listener import SignalListener
 
 __all__ = [
     "AlreadyRunningError",
+    "BrokerError",
+    "BrokerUnavailableError",
     "CheckpointError",
     "Child",
     "ChildError",
     "ChildEvent",
     "ChildTimeoutError",
+    "Client",
     "ConditionLocker",
+    "DuplicateJobError",
     "FifoQueue",
     "FileLocker",
     "ForkExecutor",
@@ -116,6 +127,7 @@ __all__ = [
     "NotRunningError",
     "NullQueue",
     "Observer",
+    "PayloadError",
     "Pipe",
     "PipeEnd",
     "PipeTimeoutError",
@@ -140,6 +152,8 @@ __all__ = [
     "RetryType",
     "SemaphoreLocker",
     "SerializationError",
+    "ServiceConfigError",
+    "ServiceError",
     "Shared",
     "SharedMemQueue",
     "SignalListener",
@@ -174,6 +188,7 @@ _LATER = {
         "SpinLocker",
     ),
     "manager": ("Manager", "ManagerGroup"),
+    "service": ("Client",),
     "pipe": ("Pipe", "PipeEnd"),
     "pool": ("Pool",),
     "shared": ("Shared",),

@@ -17,6 +17,7 @@ from benchmarks.cases import (
     pools,
     queues,
     same_array,
+    services,
     shared_table,
     startup,
     toolkit_queues,
@@ -55,4 +56,5 @@ CASES: Sequence[Case] = (
     manager.LATENCY,
     manager.CPU,
     manager.MEMORY,
+    *services.CASES,
 )

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from multiprocessing_kit.errors import DuplicateJobError, JobError, ServiceError
-from multiprocessing_kit.service.brokers import Broker, open_broker
+from multiprocessing_kit.service.brokers.base import Broker
+from multiprocessing_kit.service.brokers.opening import open_broker
 from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Job
 from multiprocessing_kit.service.payloads import Payloads
 

@@ -22,7 +22,8 @@ from multiprocessing_kit.errors import BrokerError
 from multiprocessing_kit.manager.context import Context
 from multiprocessing_kit.manager.relay import name_worker
 from multiprocessing_kit.service.alerts import Alerts
-from multiprocessing_kit.service.brokers import Broker, open_broker
+from multiprocessing_kit.service.brokers.base import Broker
+from multiprocessing_kit.service.brokers.opening import open_broker
 from multiprocessing_kit.service.channel import Channel, WorkerEnd
 from multiprocessing_kit.service.config import ServiceConfig
 from multiprocessing_kit.service.crew import Crew, Done
@@ -78,7 +79,14 @@ class _Consumer:
         self._joined = False
         self._selector = selectors.DefaultSelector()
         self._bell: int | None = None
-        self._crew = Crew(workers.max, self._live, self._title, self._timeouts(), self._selector)
+        self._crew = Crew(
+            workers.max,
+            self._live,
+            self._title,
+            self._timeouts(),
+            selector=self._selector,
+            before_fork=self._detach,
+        )
         self._scaling = Scaling(workers.min, workers.max, min(t.backlog.per_worker for t in self._topics))
         self._settling = Settling(self._topics, config.payloads())
         self._schedules = Schedules(config, self._topics)
@@ -136,7 +144,7 @@ class _Consumer:
             self._check()
         if now >= self._next_stats:
             self._next_stats = now + _STATS_SECONDS
-            self._stats.write(self._crew.states(), self._is_away, self._paused)
+            self._stats.write(self._crew.states(), self._crew.wanted, self._is_away, self._paused)
         self._alerts.look()
 
     def _wait(self) -> None:
@@ -175,6 +183,9 @@ class _Consumer:
         if paused != self._paused:
             self._paused = paused
             self._has_more = True
+            held = [delivery for delivery in self._buffer if delivery.job.topic in paused]
+            self._unsettled += [Settlement(delivery, Outcome.RELEASE) for delivery in held]
+            self._buffer = deque(delivery for delivery in self._buffer if delivery not in held)
             _log.info("paused topics of %s: %s", self._name, ", ".join(sorted(paused)) or "none")
 
     # ── the broker ────────────────────────────────────────────────────────────────────────────────
@@ -268,8 +279,8 @@ class _Consumer:
             backlog = self._backlogs.get(topic.name)
             if backlog is not None and topic.backlog.alert and backlog.ready > topic.backlog.alert:
                 self._alerts.tell("backlog", topic.name, f"{backlog.ready} jobs are ready")
-        for reason in self._crew.fatal[:1]:
-            self._alerts.tell("worker", self._name, f"a worker was given up: {reason}")
+        for how in self._crew.failing[:1]:
+            self._alerts.tell("worker", self._name, f"a worker fails again and again: it {how}")
         if self._away_since is not None and time.monotonic() - self._away_since > _AWAY_SECONDS:
             self._alerts.tell("broker", self._name, "the broker cannot be reached")
 
@@ -279,6 +290,10 @@ class _Consumer:
         mark_records()
         context = Context(self._config.name, pin, liveness)
         return live(self._config, self._topics, context, WorkerEnd(channel), mark)
+
+    def _detach(self) -> None:
+        self._listen(None)
+        self._broker.detach()
 
     def _title(self, pin: int) -> str:
         return f"mpkit: {self._config.name} {self._name} #{pin}"

@@ -35,6 +35,7 @@ _SEEN_SECONDS = 0.05
 """After which a worker's note that it began a job is seen here, whatever the processors hold back."""
 
 _SMOOTHING = 0.2
+_MANY_FAILURES = 4
 
 _log = logging.getLogger("multiprocessing_kit.service")
 
@@ -101,6 +102,7 @@ class Crew:
         title: The process title of a PIN.
         timeouts: Seconds that a job of a topic may take; None for any time.
         selector: Of the consumer, to watch workers and channels with.
+        before_fork: Called before each fork.
     """
 
     def __init__(
@@ -109,7 +111,9 @@ class Crew:
         live: Callable[[int, int, Channel, Mark], int],
         title: Callable[[int], str],
         timeouts: dict[str, float | None],
+        *,
         selector: selectors.BaseSelector,
+        before_fork: Callable[[], None],
     ) -> None:
         self._marks = Marks(most)
         self._seats = [_Seat(pin, self._marks.of(pin)) for pin in range(most)]
@@ -119,8 +123,10 @@ class Crew:
         self._seconds: dict[str, float] = {}
         self._done: list[Done] = []
         self.wanted = 0
-        policy = RespawnPolicy(When.ALWAYS, frozenset({0}), first=0.5, longest=30.0, healthy=10.0, limit=10)
-        self._supervisor = Supervisor(self._run, title, policy, self._changed)
+        self._before_fork = before_fork
+        # None is given up: what fails at its set-up may wait for a database that comes back.
+        policy = RespawnPolicy(When.ALWAYS, frozenset({0}), first=0.5, longest=30.0, healthy=10.0, limit=0)
+        self._supervisor = Supervisor(self._run, title, policy, self._changed, self._prepare)
 
     # ── how it is ─────────────────────────────────────────────────────────────────────────────────
 
@@ -135,9 +141,10 @@ class Crew:
         return self._supervisor.is_over
 
     @property
-    def fatal(self) -> list[str]:
-        """Why workers were given up."""
-        return [place.reason for place in self._supervisor.places.values() if place.state is State.FATAL]
+    def failing(self) -> list[str]:
+        """How workers ended that have ended again and again, without a job done."""
+        places = self._supervisor.places.values()
+        return [place.last_exit for place in places if place.failures >= _MANY_FAILURES]
 
     @property
     def living(self) -> int:
@@ -168,7 +175,6 @@ class Crew:
         for pin in range(workers):
             place = self._supervisor.places.get(pin)
             if place is None:
-                self._prepare(self._seats[pin])
                 self._supervisor.start(pin)
             elif place.state is State.STOPPING:
                 self._supervisor.stop(pin, patience, Then.REPLACE)
@@ -307,6 +313,7 @@ class Crew:
         seat = self._seats[place.pin]
         if gone is not None:
             self._bury(seat, place, gone)
+            self._clear(seat)
         elif place.child is not None:
             self._selector.register(place.child, selectors.EVENT_READ, _nothing)
 
@@ -331,10 +338,11 @@ class Crew:
                 self._done.append(Done(delivery))  # it was asked to end, and cut off: not the job's fault
             else:
                 self._done.append(Done(delivery, lost="crashed", error=f"its worker {error}"))
-        self._prepare(seat)
 
-    def _prepare(self, seat: _Seat) -> None:
-        """For the next worker there, which inherits its end by the fork."""
+    def _prepare(self, pin: int) -> None:
+        """Before the fork of a worker, which inherits its end of the channel by it."""
+        self._before_fork()
+        seat = self._seats[pin]
         self._clear(seat)
         seat.mark.clear()
         seat.channel = Channel()

@@ -12,7 +12,7 @@ import time
 import zoneinfo
 from datetime import datetime
 
-from multiprocessing_kit.service.brokers import Broker
+from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.config import ScheduleConfig, ServiceConfig, TopicConfig
 from multiprocessing_kit.service.job import Job
 from multiprocessing_kit.service.payloads import Payloads

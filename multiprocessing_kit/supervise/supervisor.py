@@ -87,6 +87,10 @@ class Place:
     then: Then = Then.NOTHING
 
 
+def _nothing(_pin: int) -> None:
+    """Nothing is to be done before a fork."""
+
+
 class Supervisor:
     """Holds the places of one manager.
 
@@ -95,6 +99,7 @@ class Supervisor:
         title: The process title of a PIN.
         policy: What follows on an end.
         on_change: Called when a place's child has come or gone, with the place and the child that went.
+        before_fork: Called with the PIN.
     """
 
     def __init__(
@@ -103,11 +108,13 @@ class Supervisor:
         title: Callable[[int], str],
         policy: RespawnPolicy,
         on_change: Callable[[Place, ForkedChild | None], None],
+        before_fork: Callable[[int], None] = _nothing,
     ) -> None:
         self._run = run
         self._title = title
         self._policy = policy
         self._on_change = on_change
+        self._before_fork = before_fork
         self.places: dict[int, Place] = {}
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────
@@ -191,6 +198,7 @@ class Supervisor:
 
     def _fork(self, place: Place) -> None:
         pin = place.pin
+        self._before_fork(pin)
         try:
             child = fork_child(lambda liveness: self._run(pin, liveness), title=self._title(pin))
         except OSError as error:

@@ -122,6 +122,9 @@ class Broker(ABC):
         It also looks for consumers whose lease is over, and releases what they hold.
         """
 
+    def detach(self) -> None:  # noqa: B027  # most need nothing
+        """Before this process forks: give up what must not be open on both sides; the next call connects."""
+
     def fileno(self) -> int | None:
         """Readable when `reserve` may have something; None where there is no such descriptor.
 

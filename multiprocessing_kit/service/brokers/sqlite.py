@@ -296,6 +296,10 @@ class SqliteBroker(Broker):
                 self._release_all(db, name)
                 db.execute("DELETE FROM consumers WHERE name = ?", (name,))
 
+    def detach(self) -> None:
+        """See `Broker.detach`: SQLite notes its locks per process, in memory that a fork copies."""
+        self._disconnect()
+
     def fileno(self) -> int | None:
         """See `Broker.fileno`."""
         return None if self._watch is None else self._watch.fileno()

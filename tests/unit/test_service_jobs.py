@@ -1,0 +1,104 @@
+"""Records of jobs, and their payloads."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from multiprocessing_kit import PayloadError, ServiceConfigError
+from multiprocessing_kit.service.job import Job
+from multiprocessing_kit.service.payloads import Payloads
+
+SECRET = "a secret of the tests"
+
+
+def failed_job() -> Job:
+    job = Job(
+        "id", "mail", b"payload\nwith lines\n\x00\xff", 5, due=7.5, pushed=1.25, is_unique=True, hold=3.0
+    )
+    job.failed("failed", "ValueError: \u00e4\n\U0001f600")
+    job.failed("crashed", "was killed by SIGKILL")
+    job.idle_for, job.first_run, job.changes = 1.5, 2.5, "c2lnbmVk"
+    return job
+
+
+@pytest.mark.parametrize("job", [Job("id", "mail", b""), Job("id", "mail", b"x" * 100_000), failed_job()])
+def test_a_record_brings_the_job_back(job: Job) -> None:
+    assert Job.decode(job.encode()) == job
+
+
+def test_history_keeps_the_first_and_the_latest() -> None:
+    job = Job("id", "mail", b"")
+    for number in range(1, 101):
+        job.failed("failed", str(number))
+    assert [event.error for event in job.history] == ["1", *(str(number) for number in range(82, 101))]
+    assert job.attempt == 101
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"", b"{}", b"{}\n", b"[1]\n", b'{"id": 1}\n', b"no json\npayload", b'{"id": "a", "topic": "b"}\n'],
+)
+def test_what_is_no_record_is_told(record: bytes) -> None:
+    with pytest.raises(ValueError, match=r"job's record|Expecting"):
+        Job.decode(record)
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack", "pickle"])
+@pytest.mark.parametrize("value", [None, 1, "\u00e4\x00", [1, {"a": [True, 1.5]}], {}, ""])
+def test_payloads_come_back(encoding: str, value: object) -> None:
+    payloads = Payloads(encoding, SECRET)
+    assert payloads.decode(payloads.encode(value)) == value
+
+
+@pytest.mark.parametrize("reader", ["json", "msgpack", "pickle"])
+@pytest.mark.parametrize("writer", ["json", "msgpack", "pickle"])
+def test_who_writes_one_encoding_reads_all(writer: str, reader: str) -> None:
+    assert Payloads(reader, SECRET).decode(Payloads(writer, SECRET).encode([1])) == [1]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "secret", "key"),
+    [("xml", "", "encoding"), ("pickle", "", "secret")],
+    ids=["unknown", "unsigned"],
+)
+def test_what_cannot_be_is_refused(encoding: str, secret: str, key: str) -> None:
+    with pytest.raises(ServiceConfigError) as raised:
+        Payloads(encoding, secret)
+    assert raised.value.key == key
+
+
+class _Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (pytest.fail, ("a pickle of a stranger was loaded",))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"p" + pickle.dumps(_Code()),
+        b"p" + bytes(32) + pickle.dumps(_Code()),
+        Payloads("pickle", "another secret").encode(_Code()),
+        b"",
+        b"x1",
+        b"j{",
+        b"m\xc1",
+    ],
+    ids=["bare pickle", "no signature", "another's", "empty", "unknown", "no JSON", "no msgpack"],
+)
+def test_what_may_not_be_read_is_not(payload: bytes) -> None:
+    with pytest.raises(PayloadError):
+        Payloads("pickle", SECRET).decode(payload)
+
+
+def test_a_right_pickle_needs_the_secret() -> None:
+    payload = Payloads("pickle", SECRET).encode({1, 2})
+    with pytest.raises(PayloadError, match="secret"):
+        Payloads("json").decode(payload)
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack", "pickle"])
+def test_what_cannot_be_written_is_told(encoding: str) -> None:
+    with pytest.raises(PayloadError, match=f"written as {encoding}"):
+        Payloads(encoding, SECRET).encode(lambda: None)
