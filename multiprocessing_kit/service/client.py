@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from multiprocessing_kit.errors import DuplicateJobError, JobError, ServiceError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Job
+from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Backlog, Job
 from multiprocessing_kit.service.payloads import Payloads
 
 if TYPE_CHECKING:
@@ -129,6 +129,14 @@ class Client:
         if not found["ok"]:
             raise JobError(f"job {job_id} failed: {found['error']}", job_id=job_id)
         return found["body"]
+
+    def backlog(self, topic: str) -> Backlog:
+        """How many jobs a topic has.
+
+        Raises:
+            BrokerUnavailableError: The broker cannot be reached.
+        """
+        return self._broker.backlog(topic)
 
     def close(self) -> None:
         """Close the connection."""
