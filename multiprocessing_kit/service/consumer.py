@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
+import setproctitle
+
 from multiprocessing_kit.errors import BrokerError
 from multiprocessing_kit.manager.context import Context
 from multiprocessing_kit.manager.relay import name_worker
@@ -63,6 +65,7 @@ def consume(config: ServiceConfig, crew: str, consumer: str, context: Context) -
         consumer: Unique among all that serve this crew, the same after a restart.
         context: Of the manager's worker that this is.
     """
+    setproctitle.setproctitle(f"mpkit: consumer {config.name} {crew}")
     _Consumer(config, crew, consumer, context).run()
 
 
@@ -296,7 +299,7 @@ class _Consumer:
         self._broker.detach()
 
     def _title(self, pin: int) -> str:
-        return f"mpkit: {self._config.name} {self._name} #{pin}"
+        return f"mpkit: worker {self._config.name} {self._name} #{pin}"
 
     def _timeouts(self) -> dict[str, float | None]:
         return {topic.name: topic.timeout for topic in self._topics}

@@ -10,6 +10,7 @@ that wait behind one are called back and dealt anew.
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import time
 from collections import deque
@@ -190,16 +191,17 @@ class Crew:
         """Give jobs to those who have room, the emptiest first, from the left."""
         while deliveries:
             seat = min(filter(self._takes, self._seats), key=lambda one: len(one.jobs), default=None)
-            if seat is None or not self._room(seat):
+            free = 0.0 if seat is None else self._free(seat)
+            if seat is None or seat.channel is None or not free:
                 return
-            lease: list[Task] = []
             # Everybody's share first: what one takes too much, the others lack.
-            share = max(1, len(deliveries) // max(1, self.living))
-            while deliveries and len(lease) < share and self._room(seat):
+            share = min(max(1, len(deliveries) // self.living), _MOST_JOBS - len(seat.jobs))
+            lease: list[Task] = []
+            while deliveries and len(lease) < share and free > 0:
                 delivery = deliveries.popleft()
+                free -= self._expected(delivery)
                 seat.jobs.append(delivery)
                 lease.append(_task(delivery))
-            assert seat.channel is not None
             seat.channel.send(lease)
 
     def look(self) -> list[Done]:
@@ -227,14 +229,23 @@ class Crew:
         return running and seat.channel is not None and seat.overdue is None and seat.mark.is_ready
 
     def _room(self, seat: _Seat) -> int:
-        if not self._takes(seat) or seat.called_back or (seat.channel is not None and seat.channel.is_full):
-            return 0
-        if not seat.jobs:
-            return _worth(min(self._seconds.values(), default=_LEASE_SECONDS))
-        expected = [self._expected(delivery) for delivery in seat.jobs if delivery is not None]
-        most = _worth(sum(expected) / len(expected)) if expected else 1
-        # Half of a lease at a time: one message brings many, and the worker need not wait for the next.
-        return most - len(seat.jobs) if len(seat.jobs) <= most // 2 else 0
+        """Jobs that it can take, if they are of the shortest kind."""
+        free = self._free(seat)
+        shortest = min(self._seconds.values(), default=_LEASE_SECONDS)
+        return min(math.ceil(free / max(shortest, 1e-6)), _MOST_JOBS - len(seat.jobs)) if free else 0
+
+    def _free(self, seat: _Seat) -> float:
+        """Seconds of work that it can take.
+
+        Half of a lease at a time: one message brings many, and the worker need not wait for the next one.
+        """
+        is_full = seat.called_back or len(seat.jobs) > _MOST_JOBS // 2
+        if not self._takes(seat) or is_full or (seat.channel is not None and seat.channel.is_full):
+            return 0.0
+        free = _LEASE_SECONDS - sum(
+            self._expected(delivery) for delivery in seat.jobs if delivery is not None
+        )
+        return free if free >= _LEASE_SECONDS / 2 else 0.0
 
     def _expected(self, delivery: Delivery) -> float:
         return self._seconds.get(delivery.job.topic, _LEASE_SECONDS)
@@ -374,11 +385,6 @@ class Crew:
             restarts=place.restarts,
             last_exit=place.reason or place.last_exit,
         )
-
-
-def _worth(seconds: float) -> int:
-    """Jobs of so many seconds each that make up a lease."""
-    return max(1, min(_MOST_JOBS, int(_LEASE_SECONDS / max(seconds, 1e-6))))
 
 
 def _task(delivery: Delivery) -> Task:
