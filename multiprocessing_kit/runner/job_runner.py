@@ -190,15 +190,18 @@ class JobRunner:
     def _hurry(self, _signum: int, _frame: FrameType | None) -> None:
         """HURRY has come: the job under way is long, and answers wait behind it. Send them from its midst."""
         outcomes, block = self._outcomes, self._block
-        if not self._may_hurry or self._host.is_copy or self._is_noted() or not outcomes.values:
+        if not self._may_hurry or self._host.is_copy or self._is_noted():
             return
-        done = 0 if block is None else block.done
-        with contextlib.suppress(DescriptorsLost):
-            if self._lane.try_send(outcomes.record((done, done * self._pace.mean))):
-                if block is not None:
-                    block.clear()
-                outcomes.clear()
-                outcomes.begin(self._host.index if block is None else block.index, time.perf_counter())
+        self._may_hurry = False  # another HURRY would find this one half done, and send the same once more
+        if outcomes.values:  # looked at now: one that came before that line has sent them
+            done = 0 if block is None else block.done
+            with contextlib.suppress(DescriptorsLost):
+                if self._lane.try_send(outcomes.record((done, done * self._pace.mean))):
+                    if block is not None:
+                        block.clear()
+                    outcomes.clear()
+                    outcomes.begin(self._host.index if block is None else block.index, time.perf_counter())
+        self._may_hurry = True
 
     def _skip(self, most: int) -> int:
         """Pass jobs that were taken back; how many."""

@@ -1,0 +1,63 @@
+"""The signal with which a caller asks a child for the answers that wait behind a long job, at any instant."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from multiprocessing_kit import Process
+
+COUNT = 20_000
+
+
+@contextlib.contextmanager
+def hurrying(reading: int) -> Iterator[None]:
+    """Whoever writes its pid into this pipe is asked again and again, by a process that does nothing else."""
+    alive, stop = os.pipe()
+    helper = os.fork()
+    if not helper:
+        os.close(stop)
+        pids: set[int] = set()
+        while not select.select([alive], [], [], 0)[0]:
+            if select.select([reading], [], [], 0)[0]:
+                pids.add(int.from_bytes(os.read(reading, 4), "little"))
+            for pid in list(pids):
+                try:
+                    os.kill(pid, signal.SIGURG)
+                except ProcessLookupError:
+                    pids.discard(pid)
+        os._exit(0)
+    try:
+        yield
+    finally:
+        os.close(stop)
+        os.waitpid(helper, 0)
+        os.close(alive)
+
+
+@pytest.mark.parametrize(
+    "body", [lambda number: number, lambda number: (number, [])], ids=["plain", "object"]
+)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_any_number_of_them_does_no_harm(ordered: bool, body: Any) -> None:
+    reading, writing = os.pipe()
+    known: set[int] = set()
+
+    def job(number: int) -> Any:
+        if os.getpid() not in known:
+            known.add(os.getpid())
+            os.write(writing, os.getpid().to_bytes(4, "little"))
+        return body(number)
+
+    with hurrying(reading):
+        responses = list(Process(2).imap(job, range(COUNT), ordered=ordered))
+    os.close(reading)
+    os.close(writing)
+    answered = [(response.argument_index, response.body) for response in responses]
+    assert sorted(answered) == [(number, body(number)) for number in range(COUNT)]
