@@ -203,10 +203,10 @@ class _Consumer:
             found = call()
         except BrokerError as error:
             now = time.monotonic()
-            if self._away_since is None:
-                self._away_since = now
-                _log.warning("the broker is away: %s", error)
             self._ask_again = now + _RETRY_SECONDS
+            if self._away_since is None:
+                self._away_since = self._ask_again = now  # a connection that was cut: the next one is as good
+                _log.warning("the broker is away: %s", error)
             self._next_extend = max(self._next_extend, self._ask_again)
             self._listen(None)  # its descriptor is closed
             self._has_more = True
