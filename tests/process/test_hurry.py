@@ -56,7 +56,7 @@ def test_any_number_of_them_does_no_harm(ordered: bool, body: Any) -> None:
         return body(number)
 
     with hurrying(reading):
-        responses = list(Process(2).imap(job, range(COUNT), ordered=ordered))
+        responses: list[Any] = list(Process(2).imap(job, range(COUNT), ordered=ordered))
     os.close(reading)
     os.close(writing)
     answered = [(response.argument_index, response.body) for response in responses]
