@@ -19,16 +19,20 @@ _AFTER_STOP_SECONDS = 10
 _PLAIN = re.compile(r"[\w@%$+=:,./-]+")
 
 
-def systemd_unit(settings: Settings, command: Sequence[str], directory: str) -> str:
+def systemd_unit(
+    settings: Settings, command: Sequence[str], directory: str, *, keeps_runtime: bool = False
+) -> str:
     """The unit.
 
     Args:
         settings: The manager's.
         command: What runs it in the foreground; the first is an absolute path.
         directory: Where to run it.
+        keeps_runtime: Whether what is in the runtime directory outlives the end of it.
     """
     user = getpass.getuser() if settings.user is None else settings.user
     group = [] if settings.group is None else [f"Group={settings.group}"]
+    preserve = ["RuntimeDirectoryPreserve=yes"] if keeps_runtime else []
     return "\n".join(
         [
             "[Unit]",
@@ -44,6 +48,7 @@ def systemd_unit(settings: Settings, command: Sequence[str], directory: str) -> 
             f"ExecStart={' '.join(map(_quoted, command))}",
             "ExecReload=/bin/kill -HUP $MAINPID",
             f"RuntimeDirectory=mpkit-{settings.name}",
+            *preserve,
             f"Environment=XDG_RUNTIME_DIR=%t/mpkit-{settings.name}",
             "KillMode=mixed",
             f"TimeoutStopSec={settings.stop_timeout + _AFTER_STOP_SECONDS:g}",

@@ -65,6 +65,7 @@ def consume(config: ServiceConfig, crew: str, consumer: str, context: Context) -
         consumer: Unique among all that serve this crew, the same after a restart.
         context: Of the manager's worker that this is.
     """
+    name_worker(f"consumer {crew}")
     setproctitle.setproctitle(f"mpkit: consumer {config.name} {crew}")
     _Consumer(config, crew, consumer, context).run()
 

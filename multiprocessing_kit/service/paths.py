@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import secrets
 import socket
 from pathlib import Path
@@ -26,11 +27,20 @@ class Paths:
 
     def __init__(self, config: ServiceConfig) -> None:
         self._name = config.name
-        self._directory = runtime_directory(config.runtime_dir, None)
+        user = None if config.user is None else pwd.getpwnam(config.user).pw_uid
+        self._directory = runtime_directory(config.runtime_dir, user)
 
     def stats(self, crew: str) -> Path:
         """What a consumer tells."""
-        return self._directory / f"{self._name}.{crew}.stats"
+        return self._directory / f"{self._name}@{crew}.stats"
+
+    def turn(self, crew: str) -> Path:
+        """Locked by the consumer of a crew."""
+        return self._directory / f"{self._name}@{crew}.turn"
+
+    def alert(self, kind: str, topic: str) -> Path:
+        """When an alert was told last."""
+        return self._directory / f"{self._name}@{topic}.{kind}.alert"
 
     def paused(self) -> frozenset[str]:
         """The topics that are paused here."""

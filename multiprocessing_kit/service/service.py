@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from multiprocessing_kit.errors import NotRunningError
 from multiprocessing_kit.manager import Manager
 from multiprocessing_kit.service.client import Client
 from multiprocessing_kit.service.consumer import consume
 from multiprocessing_kit.service.logs import JsonFormatter, TextFormatter
 from multiprocessing_kit.service.paths import Paths
+from multiprocessing_kit.service.turns import turn
 
 if TYPE_CHECKING:
     from multiprocessing_kit.manager.context import Context
@@ -39,7 +42,10 @@ class Service:
 
         def serve(context: Context) -> None:
             crew = crews[context.pin]
-            consume(config, crew, f"{Paths(config).consumer()}/{crew}", context)
+            paths = Paths(config)
+            with turn(paths.turn(crew), context) as is_ours:
+                if is_ours:
+                    consume(config, crew, f"{paths.consumer()}/{crew}", context)
 
         self.manager = Manager(
             config.name,
@@ -77,5 +83,6 @@ class Service:
 
     def _note(self, paused: frozenset[str]) -> frozenset[str]:
         Paths(self.config).pause(paused)
-        self.manager.wakeup()
+        with contextlib.suppress(NotRunningError):  # it reads the note when it starts
+            self.manager.wakeup()
         return paused

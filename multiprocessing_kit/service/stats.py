@@ -42,7 +42,9 @@ class Stats:
         """One that had its effect."""
         self._counts[settlement.delivery.job.topic][settlement.outcome] += 1
 
-    def write(self, workers: Collection[WorkerState], is_away: bool, paused: Collection[str]) -> None:
+    def write(
+        self, workers: Collection[WorkerState], wanted: int, is_away: bool, paused: Collection[str]
+    ) -> None:
         """Replace the file; a reader sees the old one or the new one."""
         now = time.monotonic()
         done = {name: counts[Outcome.ACK] for name, counts in self._counts.items()}
@@ -56,6 +58,7 @@ class Stats:
             "written": time.time(),
             "started": self._started,
             "broker_away": is_away,
+            "wanted": wanted,
             "workers": [dataclasses.asdict(worker) for worker in workers],
             "topics": {
                 name: {

@@ -53,6 +53,8 @@ def live(
     """
     context.listen()
     try:
+        if config.directory not in sys.path:
+            sys.path.insert(0, config.directory)
         if config.setup is not None:
             loaded(config.setup)()
         desks = {topic.name: _Desk(topic, config.payloads()) for topic in topics}
@@ -77,8 +79,6 @@ def loaded(reference: str) -> Any:
     Raises:
         ImportError, AttributeError: There is none.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     module, _, name = reference.partition(":")
     return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 

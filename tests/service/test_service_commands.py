@@ -1,0 +1,521 @@
+"""The commands of a service, by the real command line, on SQLite."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from multiprocessing_kit.cli import main
+from multiprocessing_kit.errors import DuplicateJobError
+from tests.service.services import PATIENCE, ROOT, WORK, Shop, until
+
+FAIL = """
+    [[topics]]
+    name = "fail"
+    worker = "jobs:fail"
+    retry = { max = 1, wait = "none" }
+"""
+OK = "worker = 'jobs:work'"
+SLOW = """
+    [[topics]]
+    name = "slow"
+    worker = "jobs:slow"
+"""
+
+
+pytestmark = pytest.mark.timeout(300)  # a command takes a second, and many on a loaded machine
+
+
+def in_this_process(shop: Shop, *words: str) -> Result:
+    """Run a command that leaves nothing behind; a process for each row of a table takes long."""
+    return CliRunner().invoke(main, ["service", *words, "-c", str(shop.toml)])
+
+
+# ── check ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_configuration_is_fine(tmp_path: Path) -> None:
+    with Shop(
+        tmp_path, WORK + SLOW, settings='setup = "jobs:boot"', jobs="def boot(): note('booted')"
+    ) as shop:
+        out = shop.command("check").stdout
+        assert out.startswith("service.toml: fine\n")
+        assert re.search(r"^work +jobs:work +0 +2 to 2 +3 +none", out, re.MULTILINE)
+        assert shop.lines() == ["booted"]  # as each worker will
+
+
+UNFIT = [
+    ("", "worker = 'nowhere:x'", "", r"7: topics.0.worker: 'nowhere:x': there is no module 'nowhere' in /"),
+    ("", "worker = 'jobs:nobody'", "", r"7: .*: 'jobs:nobody': AttributeError: .*'nobody'"),
+    ("", "worker = 'jobs:note.x'", "", r"7: .*: AttributeError"),
+    ("", "worker = 'jobs:os'", "", r"7: topics.0.worker: 'jobs:os': TypeError: "),
+    ("", "worker = 'jobs:x'", "import not_there", r"7: .*No module named 'not_there' \(.*jobs\.py:\d+\)$"),
+    ("", "worker = 'jobs:x'", "def broken(:", r"7: .*SyntaxError: .*jobs.py, line"),
+    ("", "worker = 'jobs:x'", "sys.exit('no program')", r"7: .*SystemExit: no program"),
+    ("", "worker = 'jobs:x'", "1 / 0", r"7: .*ZeroDivisionError: .*jobs\.py:\d+\)$"),
+    ("", "worker = 'jobs:x'", "os._exit(7)", r"service.toml: a process that imports what it names .*7"),
+    ("", "worker = 'jobs:x'", "os.kill(os.getpid(), 9)", r"a process that imports what it names .*SIGKILL"),
+    ("", "calls = ['jobs:work', 'jobs:No.*']", "", r"7: topics.0.calls.1: 'jobs:No.\*': AttributeError"),
+    (
+        "setup = 'jobs:boot'",
+        "worker = 'jobs:nobody'",
+        "def boot(): 1 / 0",
+        r"4: setup: 'jobs:boot': ZeroDivisionError",
+    ),
+    ("setup = 'jobs:boot'", OK, "", r"4: setup: 'jobs:boot': AttributeError"),
+    ("secret = 'env:SHOP_NO'", OK, "", r"4: secret: 'env:SHOP_NO': there is no variable SHOP_NO"),
+    ("user = 'nobody-at-all'", OK, "", r"4: user: there is no user 'nobody-at-all'"),
+    ("", f"{OK}\n[http]\ntoken = 'env:SHOP_NO'", "", r"9: http.token: 'env:SHOP_NO': there is no variable"),
+    (
+        "",
+        f"{OK}\n[alerts]\nurls = ['json://x', 'env:SHOP_NO']",
+        "",
+        r"9: alerts.urls.1: 'env:SHOP_NO': there",
+    ),
+    ("lease = 'x'", OK, "", r"4: lease: 'x' is not a number"),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "topic", "jobs", "told"), UNFIT, ids=lambda text: text.replace("\n", " ")
+)
+def test_what_does_not_fit_is_told_with_its_line(
+    tmp_path: Path, settings: str, topic: str, jobs: str, told: str
+) -> None:
+    with Shop(tmp_path, f"[[topics]]\nname = 'x'\n{topic}", jobs, settings=settings) as shop:
+        done = in_this_process(shop, "check")
+        assert done.exit_code == 78
+        (line,) = done.stdout.splitlines()
+        assert re.search(told, line)
+
+
+def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
+    topics = "[[topics]]\nname = 'a'\nworker = 'jobs:a'\n[[topics]]\nname = 'b'\nworker = 'jobs:b'"
+    with Shop(tmp_path, topics, settings="secret = 'env:SHOP_NOTHING'") as shop:
+        lines = shop.command("check", expect=78).stdout.splitlines()
+        assert [line.split(":")[1] for line in lines] == ["4", "7", "10"]
+
+
+# ── start, stop, exit ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_life_of_a_service_in_the_background(tmp_path: Path) -> None:
+    with Shop(tmp_path) as shop:
+        assert "1 of 1 workers are ready" in shop.command("start", "-d").stdout
+        pid = shop.master().pid
+        assert "is running" in shop.command("start", expect=75).stderr
+        assert "is running" in shop.command("start", "-d", expect=75).stderr
+        assert shop.master().pid == pid
+        assert shop.command("status").stdout.startswith(f"shop: running, pid {pid}")
+        shop.command("stop")
+        assert not shop.living()
+        assert (shop.runtime / "shop.log").read_text().endswith("manager 'shop' ended\n")
+        assert shop.command("status", expect=3).stdout.startswith("shop: not running")
+        for command in ("stop", "exit", "restart", "reload"):
+            done = in_this_process(shop, command)
+            assert (done.exit_code, "is not running" in done.stderr) == (3, True)
+
+
+def test_a_service_in_the_foreground_drains_at_sigterm(tmp_path: Path) -> None:
+    with Shop(tmp_path, SLOW) as shop:
+        shop.run()
+        shop.push("slow", 1.5)
+        shop.push("slow", 0)
+        shop.wait_for_lines(1, "begun")
+        shop.kill(signum=signal.SIGTERM)
+        assert shop.wait_for_end() == 0
+        assert shop.lines() == ["1.5"]  # what had begun has ended
+        assert shop.backlog("slow").ready == 1
+
+
+def test_exit_cuts_jobs_off_and_loses_none(tmp_path: Path) -> None:
+    with Shop(tmp_path, SLOW) as shop:
+        shop.start()
+        shop.push("slow", 600)
+        shop.push("slow", 0)
+        shop.wait_for_lines(1, "begun")
+        shop.command("exit")
+        assert not shop.living()
+        assert shop.topic("slow").ready == 1
+        shop.start()  # and finds what it held
+        assert shop.wait_for_lines(2, "begun") == ["600", "600"]
+
+
+def test_a_wrong_configuration_does_not_start(tmp_path: Path) -> None:
+    with Shop(tmp_path, settings="lease = 1") as shop:
+        told = "Error: service.toml:4: lease: 1 is not 3 or more\n"
+        assert shop.command("start", expect=78).stderr == told
+        for line in (["start", "-d"], ["stop"], ["status"], ["push", "work", "1"], ["systemd"]):
+            done = in_this_process(shop, *line)
+            assert (done.exit_code, done.stderr.replace(f"{tmp_path}/", "")) == (78, told)
+        shop.write(settings="secret = 'env:SHOP_NO'")
+        told = (
+            "Error: service.toml:4: secret: 'env:SHOP_NO': there is no variable SHOP_NO in the environment\n"
+        )
+        assert shop.command("start", expect=78).stderr == told
+        told = shop.command("start", "-c", "other.toml", expect=78).stderr
+        assert told == "Error: other.toml: cannot be read: No such file or directory\n"
+
+
+def test_a_service_is_where_its_file_is(tmp_path: Path) -> None:
+    """Its modules, its broker and its log, wherever it is started."""
+    there = tmp_path / "there"
+    there.mkdir()
+    with Shop(tmp_path / "elsewhere", settings='log = "shop.log"') as shop:
+        for name in ("service.toml", "jobs.py"):
+            shutil.move(shop.folder / name, there)
+        shop.toml = there / "service.toml"
+        shop.command("start", "-d", "-c", "../there/service.toml")
+        out = shop.command("push", "work", "7", "--wait", f"{PATIENCE}", "-c", str(shop.toml)).stdout
+        assert out.splitlines()[1] == "7"
+        assert {path.name for path in there.iterdir()} >= {"shop.db", "shop.log", "runs"}
+        assert not list(shop.folder.iterdir())
+
+
+# ── restart, reload ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("begin", [Shop.start, Shop.run], ids=["background", "foreground"])
+def test_a_restart_takes_the_new_configuration(tmp_path: Path, begin: Callable[[Shop], int]) -> None:
+    with Shop(tmp_path) as shop:
+        pid = begin(shop)
+        shop.write(WORK + SLOW.replace("jobs:slow", "jobs:added"))
+        shop.write_jobs("def added(argument): note('added')")
+        shop.command("restart")
+        assert shop.master().pid == pid
+        assert shop.result(shop.push("work", 1)) == 1
+        shop.push("slow", 0)
+        shop.wait_for_lines(2)
+        assert shop.runs == {"1": 1, "added": 1}
+
+
+UNSTARTABLE = [
+    ("lease = 1", WORK, "", "service.toml:4: lease: 1 is not 3 or more"),
+    (
+        "secret = 'env:SHOP_NO'",
+        WORK,
+        "",
+        "service.toml:4: secret: 'env:SHOP_NO': there is no variable SHOP_NO",
+    ),
+    ("lease = ", WORK, "", "service.toml:4: no TOML: Invalid value"),
+    ("", WORK, "1 / 0", "'jobs:work': ZeroDivisionError: division by zero"),
+]
+
+
+def test_a_restart_that_cannot_be_leaves_the_old_service_as_it_is(tmp_path: Path) -> None:
+    with Shop(tmp_path) as shop:
+        shop.start()
+        workers = set(shop.workers(count=2))
+        good = shop.toml.read_text()
+        (tmp_path / "good.toml").write_text(good)  # for who asks
+        shop.write(settings="name2 = 5")
+        assert in_this_process(shop, "restart").exit_code == 78  # the master is not even asked
+        for settings, topics, jobs, told in UNSTARTABLE:
+            shop.write(topics, settings=settings)
+            shop.write_jobs(jobs)
+            done = shop.command("restart", "-c", "good.toml", expect=1)
+            assert "goes on as it was" in done.stderr, told
+            assert told in done.stderr
+        assert told in shop.command("status", "-c", "good.toml").stdout
+        shop.toml.write_text(good)
+        assert set(shop.workers(count=2)) == workers
+        assert shop.result(shop.push("work", 1)) == 1
+        shop.write_jobs()
+        shop.command("restart")
+        assert not set(shop.workers(count=2)) & workers
+        assert shop.status().problem == ""
+
+
+def test_topics_in_another_order_take_over_from_each_other(tmp_path: Path) -> None:
+    """A topic's new consumer is started in a place of its own before the old one ends, and waits for that."""
+    one, two = SLOW, SLOW.replace('"slow"', '"two"')
+    with Shop(tmp_path, one + two) as shop:
+        shop.start()
+        shop.push("two", 4)
+        shop.push("two", 0)
+        shop.wait_for_lines(1, "begun")
+        shop.write(two + one)
+        shop.command("restart")
+        shop.wait_for_lines(2)
+        shop.wait_until_empty("two")
+        assert shop.lines("begun") == ["4", "0"]
+
+
+def test_a_reload_takes_new_code(tmp_path: Path) -> None:
+    with Shop(tmp_path, jobs="def work(argument): return 'old'") as shop:
+        shop.start()
+        assert shop.result(shop.push()) == "old"
+        shop.write_jobs("def work(argument): return 'new'")
+        shop.command("reload")
+        assert shop.result(shop.push()) == "new"
+
+
+# ── pause, resume ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_paused_topic_waits(tmp_path: Path) -> None:
+    with Shop(tmp_path, WORK + FAIL + SLOW) as shop:
+        shop.start()
+        assert shop.command("pause", "work", "fail").stdout == "paused: fail, work\n"
+        shop.wait_for_log("paused topics of work: fail, work")
+        shop.push("work", 1)
+        shop.push("slow", 0)
+        shop.wait_for_lines(1)
+        assert [line.split()[-1] == "paused" for line in shop.command("status").stdout.splitlines()[4:7]] == [
+            True, True, False,
+        ]  # fmt: skip
+        shop.command("stop")
+        shop.command("start", "-d")  # it is still
+        shop.wait_until(lambda status: status.topic("work").paused and status.crew("work").workers)
+        assert (shop.runs["1"], shop.backlog("work").ready) == (0, 1)
+        assert shop.command("resume", "work").stdout == "paused: fail\n"
+        shop.wait_for_lines(2)
+        assert shop.command("resume").stdout == "paused: none\n"
+
+
+def test_a_service_that_is_down_can_be_paused(tmp_path: Path) -> None:
+    with Shop(tmp_path, WORK + SLOW) as shop:
+        assert shop.command("pause").stdout == "paused: slow, work\n"
+        shop.push("work", 1)
+        shop.start()
+        shop.wait_until(lambda status: all(crew.workers for crew in status.crews))
+        assert shop.backlog("work").ready == 1
+
+
+# ── jobs ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_push(tmp_path: Path) -> None:
+    with Shop(tmp_path, WORK + FAIL) as shop:
+        shop.start()
+        argument = {"to": "ärger@example.org", "list": [1, None]}
+        lines = shop.command(
+            "push", "work", json.dumps(argument), "--wait", f"{PATIENCE}"
+        ).stdout.splitlines()
+        assert (len(lines[0]), json.loads(lines[1])) == (24, argument)
+        assert shop.command("push", "work", "1", "--id", "mine", "--delay", "600").stdout == "mine\n"
+        assert "'mine'" in shop.command("push", "work", "2", "--id", "mine", expect=1).stderr
+        shop.command("push", "work", "3", "--at", "2100-01-31T08:00Z")
+        assert shop.backlog("work").delayed == 2
+        shop.command("push", "work", '"past"', "--at", "2001-01-31T08:00+01:00", "--priority", "-5")
+        shop.wait_for_lines(2)
+        assert shop.command("purge", "work", expect=1).stderr  # nobody to ask
+        assert shop.command("purge", "work", "--yes").stdout == "dropped 2 jobs of work\n"
+
+
+REFUSED = [
+    (["push", "wrk", "1"], "there is no topic 'wrk'; there are work, fail"),
+    (["push", "work", "{'a': 1}"], "\"{'a': 1}\" is no JSON: Expecting property name"),
+    (["push", "work", "hello"], "Expecting value: line 1 column 1 (char 0); a text needs its own quotes"),
+    (["push", "work", "1", "--at", "tomorrow"], "--at: 'tomorrow' is no time such as 2030-01-31T08:00"),
+    (["push", "work", "1", "--at", "2030-01-01", "--delay", "5"], "--delay and --at are two ways"),
+    (["push", "work", "1", "--priority", "101"], "101 is not in the range -100<=x<=100"),
+    (["push", "work", "1", "--delay", "-1"], "-1.0 is not in the range x>=0"),
+    (["push", "fail", "1", "--wait", "5"], "topic 'fail' keeps no results to wait for"),
+    (["pause", "work", "wrk"], "there is no topic 'wrk'; there are work, fail"),
+    (["resume", "wrk"], "there is no topic 'wrk'; there are work, fail"),
+    (["purge", "wrk", "--yes"], "there is no topic 'wrk'; there are work, fail"),
+    (["dead", "list", "wrk"], "there is no topic 'wrk'; there are work, fail"),
+    (["dead", "retry", "fail"], "give either ids or --all"),
+    (["dead", "purge", "fail", "some", "--all"], "give either ids or --all"),
+]  # fmt: skip
+
+
+def test_wrong_usage_is_told(tmp_path: Path) -> None:
+    with Shop(tmp_path, WORK + FAIL) as shop:
+        for line, told in REFUSED:
+            done = in_this_process(shop, *line)
+            assert done.exit_code == 2, line
+            assert told in done.stderr, line
+        assert not (tmp_path / "shop.db").exists()
+
+
+def test_a_job_that_fails_is_told_to_who_waits(tmp_path: Path) -> None:
+    with Shop(tmp_path, FAIL + "results = 60", settings="stop_timeout = 2.0") as shop:
+        told = shop.command("push", "fail", "5", "--wait", "0.1", expect=1).stderr
+        assert "has no result after 0.1 s" in told
+        shop.start()
+        told = shop.command("push", "fail", "5", "--wait", f"{PATIENCE}", expect=1).stderr
+        assert "failed: ValueError: no 5" in told
+
+
+def test_the_cycle_of_a_dead_letter(tmp_path: Path) -> None:
+    with Shop(tmp_path, FAIL) as shop:
+        assert in_this_process(shop, "dead", "list", "fail").stdout == "fail has no dead letters\n"
+        shop.start()
+        for number in range(3):
+            shop.push("fail", {"n": number}, id=f"job-{number}")
+        shop.wait_until(lambda status: status.topic("fail").dead == 3)
+        with pytest.raises(DuplicateJobError):
+            shop.push("fail", 1, id="job-1")
+        rows = shop.command("dead", "list", "fail").stdout.splitlines()
+        assert rows[0].split() == ["ID", "DIED", "ATTEMPTS", "LAST", "ERROR"]
+        assert sorted(row.split()[0] for row in rows[1:]) == ["job-0", "job-1", "job-2"]
+        assert all(row.split()[3] == "2" and "failed: ValueError: no {'n'" in row for row in rows[1:])
+        assert in_this_process(shop, "dead", "list", "fail", "--limit", "1").stdout.endswith("… and 2 more\n")
+
+        shown = shop.command("dead", "show", "fail", "job-1").stdout
+        assert shown.startswith("job-1\n")
+        assert "job-0" not in shown
+        assert re.search(r"  1\. .* failed: ValueError: no .*\n +2\. .* failed: ValueError: no ", shown)
+        assert '"n": 1' in shown
+        assert (
+            "no dead letter other" in shop.command("dead", "show", "fail", "job-1", "other", expect=1).stderr
+        )
+
+        assert shop.command("dead", "retry", "fail", "job-1").stdout == "made ready again: 1\n"
+        until(lambda: shop.lines().count("{'n': 1}") == 4, "two more attempts")
+        shop.wait_until(lambda status: status.topic("fail").dead == 3)
+        shown = shop.command("dead", "show", "fail", "job-1").stdout
+        assert shown.count("ValueError") == 4  # the history goes on
+
+        done = in_this_process(shop, "dead", "purge", "fail", "job-1", "other")
+        assert (done.exit_code, done.stdout) == (1, "dropped: 1\n")
+        assert in_this_process(shop, "dead", "purge", "fail", "--all").stdout == "dropped: 2\n"
+        assert shop.backlog("fail").dead == 0
+
+
+# ── status ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_status_of_a_service_at_work(tmp_path: Path) -> None:
+    pool = """
+        [[pools]]
+        name = "crowd"
+        workers = 1
+        [[topics]]
+        name = "slow"
+        worker = "jobs:slow"
+        pool = "crowd"
+    """
+    with Shop(tmp_path, WORK + pool) as shop:
+        shop.start()
+        busy = shop.push("slow", 600)
+        shop.push_many("slow", [0] * 3)
+        shop.push_many("slow", [0] * 2, delay=600)
+        shop.push_many("work", range(5))
+        shop.wait_until(lambda s: s.topic("work").done == 5 and s.crew("crowd").workers[0].job == busy)
+        found = shop.status_json()
+        work, slow = found["topics"]
+        assert (found["state"], found["broker_error"], found["pid"]) == ("running", "", shop.master().pid)
+        assert (work["ready"], work["done"], work["crew"], slow["crew"]) == (0, 5, "work", "crowd")
+        assert work["rate"] > 0
+        assert (slow["ready"] + slow["running"], slow["delayed"], slow["dead"]) == (4, 2, 0)
+        crowd = next(crew for crew in found["crews"] if crew["name"] == "crowd")
+        (worker,) = crowd["workers"]
+        assert (crowd["alive"], crowd["wanted"], crowd["max"]) == (1, 1, 1)
+        assert (worker["pid"], worker["state"], worker["job"]) == (shop.workers("crowd")[0], "busy", busy)
+        table = shop.command("status").stdout
+        assert re.search(r"^work +0 +0 +0 +0 +5 .* 2/2/2 +-$", table, re.MULTILINE)
+        assert re.search(r"^slow .* 1/1/1 +pool crowd$", table, re.MULTILINE)
+        assert re.search(rf"^crowd #0 +{worker['pid']} +busy +{busy} ", table, re.MULTILINE)
+
+
+def test_status_of_a_service_that_is_down_or_was_killed(tmp_path: Path) -> None:
+    with Shop(tmp_path) as shop:
+        shop.push_many("work", range(3))
+        down = json.loads(shop.command("status", "--json", expect=3).stdout)
+        assert (down["state"], down["pid"], down["topics"][0]["ready"]) == ("not running", 0, 3)
+        shop.command("pause")
+        shop.run()
+        shop.wait_until(lambda status: status.crew("work").workers)
+        shop.kill_all()
+        assert (shop.runtime / "shop.work.stats").exists()  # of one that is gone
+        dead = json.loads(shop.command("status", "--json", expect=3).stdout)
+        assert (dead["state"], dead["crews"][0]["workers"], dead["topics"][0]["ready"]) == (
+            "not running",
+            [],
+            3,
+        )
+
+
+def test_status_tells_when_the_broker_cannot_be_asked(tmp_path: Path) -> None:
+    with Shop(tmp_path) as shop:
+        (tmp_path / "shop.db").write_text("this is no database, and long enough to be seen as none" * 100)
+        out = shop.command("status", expect=3).stdout
+        assert re.search(r"^broker sqlite:///.*shop.db: cannot be asked: .*database", out, re.MULTILINE)
+        assert re.search(r"^work +- +- +- +- ", out, re.MULTILINE)
+
+
+def test_status_is_watched_until_ctrl_c(tmp_path: Path) -> None:
+    with Shop(tmp_path) as shop, open(tmp_path / "watched", "wb") as output:
+        line = shop.line("status", "--watch")
+        watching = subprocess.Popen(line, cwd=tmp_path, env=shop.environment, stdout=output, stderr=output)
+        try:
+            read = (tmp_path / "watched").read_text
+            until(lambda: read().count("shop: not running") > 1, "a second look")
+            shop.push("work", 1)
+            until(lambda: re.search(r"^work +1 ", read(), re.MULTILINE), "the job")
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(PATIENCE) == 0
+            assert "Traceback" not in read()
+        finally:
+            watching.kill()
+            watching.wait()
+
+
+# ── systemd, help ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_unit_of_systemd(tmp_path: Path) -> None:
+    with Shop(tmp_path / "a b", settings="stop_timeout = 5.0") as shop:
+        unit = shop.command("systemd").stdout
+        assert f"WorkingDirectory={shop.folder}\n" in unit
+        assert f'service start -c "{shop.folder}/service.toml"\n' in unit
+        assert "RuntimeDirectoryPreserve=yes\n" in unit  # who holds which jobs is noted there
+        path = tmp_path / "shop.service"
+        path.write_text(unit)
+        if verify := shutil.which("systemd-analyze"):
+            done = subprocess.run(
+                [verify, "verify", path], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert (done.returncode, "shop.service" in done.stderr) == (0, False), done.stderr
+
+
+def test_the_command_of_the_unit_runs(tmp_path: Path) -> None:
+    with Shop(tmp_path) as shop:
+        (line,) = (
+            line for line in shop.command("systemd").stdout.splitlines() if line.startswith("ExecStart=")
+        )
+        with open(tmp_path / "output", "ab") as output:
+            shop.foreground = subprocess.Popen(
+                line.partition("=")[2].split(" "),
+                cwd=tmp_path,
+                env=shop.environment,
+                stdout=output,
+                stderr=output,
+            )
+        shop.wait_until_ready()
+        shop.stop()
+
+
+def test_help_does_not_wait_for_what_only_services_need() -> None:
+    code = """
+import sys
+from multiprocessing_kit.cli import main
+try:
+    main(["service", "dead", "--help"])
+except SystemExit:
+    print(sorted({"pydantic", "croniter", "multiprocessing_kit.service"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout.endswith("[]\n")
+
+
+def test_without_pydantic_it_is_told_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "pydantic.py").write_text("raise ModuleNotFoundError('no pydantic', name='pydantic')")
+    with Shop(tmp_path, environment={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as shop:
+        told = shop.command("status", expect=1).stderr
+        assert "pip install 'multiprocessing_kit[service]'" in told
