@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from multiprocessing_kit.cli.checkpoint import checkpoint
+from multiprocessing_kit.cli.http import http
 from multiprocessing_kit.cli.manage import manage
+from multiprocessing_kit.cli.service import service
 
 __all__ = ["main"]
 
@@ -16,4 +18,6 @@ def main() -> None:
 
 
 main.add_command(checkpoint)
+main.add_command(http)
 main.add_command(manage)
+main.add_command(service)

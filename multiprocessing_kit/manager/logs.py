@@ -65,7 +65,9 @@ def _handler(wanted: str, formatter: logging.Formatter | None) -> logging.Handle
         elif wanted == "syslog":
             handler = logging.handlers.SysLogHandler(_SYSLOG.get(sys.platform, "/dev/log"))
         elif wanted == "journal":
-            return JournalHandler()
+            handler = JournalHandler()
+            handler.setFormatter(formatter)  # by itself it tells all that the usual one does
+            return handler
         else:
             handler = _PrivateFileHandler(os.path.abspath(wanted), maxBytes=_BYTES, backupCount=_FILES)
     except OSError as error:

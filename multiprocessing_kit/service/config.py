@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote, unquote, urlsplit
@@ -175,6 +176,8 @@ class ScheduleConfig(_Model):
             raise ValueError("schedules need croniter: pip install 'multiprocessing_kit[service]'") from error
         if len(value.split()) not in (1, 5) or not croniter.croniter.is_valid(value):
             raise ValueError(f"{value!r} is no cron line of five fields, such as '*/5 * * * *'")
+        if re.search(r"\bR\b", value):
+            raise ValueError(f"{value!r}: R is another time on each host; say which")
         try:
             croniter.croniter(value).get_next()
         except croniter.CroniterBadDateError as error:
@@ -331,7 +334,7 @@ class ServiceConfig(_Model):
     encoding: Literal["json", "msgpack", "pickle"] = "json"
     secret: str = ""
     lease: Annotated[float, Field(ge=3, le=86400)] = 60.0
-    scale_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
+    scale_seconds: Annotated[float, Field(gt=0, le=30)] = 3.0
     stop_timeout: Seconds = 30.0
     log: str | None = None
     log_format: Literal["text", "json"] = "text"

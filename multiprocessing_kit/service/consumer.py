@@ -210,6 +210,7 @@ class _Consumer:
                 _log.warning("the broker is away: %s", error)
             self._next_extend = max(self._next_extend, self._ask_again)
             self._listen(None)  # its descriptor is closed
+            self._backlogs = {}
             self._has_more = True
             return None
         if self._away_since is not None:

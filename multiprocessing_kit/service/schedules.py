@@ -58,8 +58,26 @@ class Schedules:
 
 
 def _next(schedule: ScheduleConfig, now: float) -> float:
+    """The instant of the next job.
+
+    Where clocks are put forward over it, it is the end of the gap. Where they are put back, what has its
+    hours comes once, and what comes each hour does so in both.
+    """
     import croniter  # noqa: PLC0415  # only those with schedules need it
 
-    began = datetime.fromtimestamp(now, zoneinfo.ZoneInfo(schedule.timezone))
-    found: float = croniter.croniter(schedule.cron, began).get_next(float)
-    return found
+    zone = zoneinfo.ZoneInfo(schedule.timezone)
+    found = now
+    while True:
+        found = croniter.croniter(schedule.cron, datetime.fromtimestamp(found, zone)).get_next(float)
+        if _is_hourly(schedule.cron) or not _is_again(datetime.fromtimestamp(found, zone)):
+            return found
+
+
+def _is_hourly(cron: str) -> bool:
+    fields = cron.split()
+    return fields[1].startswith("*") if len(fields) > 1 else cron == "@hourly"
+
+
+def _is_again(at: datetime) -> bool:
+    """Whether clocks have shown this time before, on this day."""
+    return at.fold == 1 and at.replace(fold=0).utcoffset() != at.utcoffset()

@@ -430,7 +430,7 @@ def test_status_of_a_service_that_is_down_or_was_killed(tmp_path: Path) -> None:
         shop.run()
         shop.wait_until(lambda status: status.crew("work").workers)
         shop.kill_all()
-        assert (shop.runtime / "shop.work.stats").exists()  # of one that is gone
+        assert (shop.runtime / "shop@work.stats").exists()  # of one that is gone
         dead = json.loads(shop.command("status", "--json", expect=3).stdout)
         assert (dead["state"], dead["crews"][0]["workers"], dead["topics"][0]["ready"]) == (
             "not running",

@@ -1,0 +1,243 @@
+"""The process that serves HTTP: one worker of a manager of its own, NAME-http."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from multiprocessing_kit.errors import NotRunningError, ServiceConfigError
+from multiprocessing_kit.manager import Manager
+from multiprocessing_kit.manager.handover import is_restarting
+from multiprocessing_kit.manager.safe_files import runtime_directory
+from multiprocessing_kit.service.http.app import Door, token_of
+from multiprocessing_kit.service.http.calls import Calls
+from multiprocessing_kit.service.http.connections import Guard, guarded
+from multiprocessing_kit.service.logs import JsonFormatter, TextFormatter
+
+if TYPE_CHECKING:
+    from multiprocessing_kit.manager.context import Context
+    from multiprocessing_kit.service.config import HttpConfig, ServiceConfig
+
+__all__ = ["HttpService"]
+
+_STOP_SECONDS = 5.0
+_SWEEP_SECONDS = 1.0
+_QUEUED = 1024
+"""Connections that the system holds until they are taken."""
+
+_MOST_AT_ONCE = 64
+
+_OTHER_DESCRIPTORS = 128
+
+_log = logging.getLogger("multiprocessing_kit.service.http")
+
+
+class HttpService:
+    """HTTP for the topics of a service, on the same host or on another one.
+
+    Args:
+        config: Of the service, with [http] in it.
+
+    Attributes:
+        manager: Who starts, stops and restarts it.
+
+    Raises:
+        ServiceConfigError: There is no [http], or no token in the environment.
+    """
+
+    def __init__(self, config: ServiceConfig) -> None:
+        if config.http is None:
+            raise ServiceConfigError("there is no [http] in the configuration", key="http")
+        token_of(config.http)
+        self._config = config
+        self._http: HttpConfig = config.http
+        formatter: logging.Formatter = JsonFormatter() if config.log_format == "json" else TextFormatter()
+        self.manager = Manager(
+            f"{config.name}-http",
+            workers=1,
+            target=self._serve,
+            init=self._open,
+            logger=_log_of(config.log),
+            formatter=formatter,
+            respawn="always",
+            respawn_limit=0,
+            backoff=(0.1, 5.0),
+            execute_sleep=0.0,
+            check_interval=0.0,
+            stop_timeout=config.stop_timeout + _STOP_SECONDS,
+            runtime_dir=config.runtime_dir,
+            user=config.user,
+            group=config.group,
+        )
+
+    def check(self) -> None:
+        """Try the address, so that who starts it hears at once what is wrong with it.
+
+        Raises:
+            ServiceConfigError: It cannot be listened at.
+        """
+        if is_restarting():  # this very service listens there
+            return
+        with contextlib.suppress(NotRunningError):
+            self.manager.status()
+            return  # as well, and the manager has more to say of it
+        self._listener().close()
+
+    @property
+    def address(self) -> str:
+        """The URL that it listens at, as the one that runs has noted it; "" if none has."""
+        try:
+            return self._address_file.read_text()
+        except OSError:
+            return ""
+
+    # ── in the worker ─────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, _context: Context) -> socket.socket:
+        """Before the worker is called ready: from now on clients can connect."""
+        listener = self._listener()
+        listener.listen(_QUEUED)
+        host, port = listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        partial = self._address_file.with_suffix(".partial")
+        partial.write_text(address)
+        os.replace(partial, self._address_file)
+        _log.info("listens at %s", address)
+        return listener
+
+    def _serve(self, context: Context) -> None:
+        asyncio.run(_Server(self._config, self._http).live(context))
+
+    def _listener(self) -> socket.socket:
+        http = self._http
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, kind, protocol)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+            except BaseException:
+                listener.close()
+                raise
+        except OSError as error:
+            text = f"cannot listen at {http.host} port {http.port}: {error.strerror}"
+            raise ServiceConfigError(text, key="http.port") from error
+        return listener
+
+    @property
+    def _address_file(self) -> Path:
+        directory = runtime_directory(self._config.runtime_dir, self.manager.settings.uid)
+        return directory / f"{self.manager.name}.address"
+
+
+class _Server(uvicorn.Server):
+    """Ends by the manager's word; without uvicorn's own signals, and its ten looks a second."""
+
+    def __init__(self, config: ServiceConfig, http: HttpConfig) -> None:
+        self._guard = Guard(_places(http.connections))
+        self._calls = Calls(config)
+        self._door = Door(config, self._calls, self._guard)
+        self._stop = asyncio.Event()
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what clients do wrong fills no log
+        super().__init__(
+            uvicorn.Config(
+                self._door.app,
+                http=guarded(self._guard),
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                backlog=_at_once(http.connections),
+                timeout_graceful_shutdown=max(1, int(config.stop_timeout)),
+            )
+        )
+
+    async def live(self, context: Context) -> None:
+        """Until the context is to stop."""
+        loop = asyncio.get_running_loop()
+
+        def woken() -> None:
+            context.clear()
+            if context.stopping:
+                self._stop.set()
+
+        def sweep() -> None:
+            # Where the system does not end the children of a dead master, `sleep` does.
+            if not context.sleep(0.0):
+                self._stop.set()
+            self._guard.sweep()
+            loop.call_later(_SWEEP_SECONDS, sweep)
+
+        loop.add_reader(context.fileno(), woken)
+        sweep()
+        try:
+            await self.serve([context.resource])
+        finally:
+            loop.remove_reader(context.fileno())
+            self._calls.close()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_QUEUED)  # asyncio has set it to what it takes in one go
+
+    async def main_loop(self) -> None:
+        """Serve until told otherwise."""
+        await self._stop.wait()
+        self._door.close()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """The context has them."""
+        yield
+
+
+def _at_once(connections: int) -> int:
+    """Connections that asyncio takes in one go.
+
+    Fewer than there are places: each that is taken must have been read from before others push it out.
+    """
+    return max(1, min(_MOST_AT_ONCE, connections // 4))
+
+
+def _places(connections: int) -> int:
+    """How many connections there may be; the limit of descriptors is raised for them as far as it can be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    others = _MOST_AT_ONCE + _OTHER_DESCRIPTORS
+    needed = connections + others
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(ValueError, OSError):  # macOS has a limit below the limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < needed:
+            fewer = max(1, soft - others)
+            _log.warning(
+                "http.connections = %d: with %d descriptors there are %d at most", connections, soft, fewer
+            )
+            return fewer
+    return connections
+
+
+def _log_of(log: str | None) -> str | None:
+    """The service writes its own file, and two who rotate one would lose lines."""
+    if log is None or log in ("stderr", "syslog", "journal"):
+        return log
+    path = Path(log)
+    return str(path.with_name(f"{path.stem}-http{path.suffix}"))
