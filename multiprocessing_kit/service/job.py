@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as _text
 from typing import Any
 
 __all__ = ["HIGHEST_PRIORITY", "Backlog", "DeadJob", "Delivery", "Event", "Job", "Outcome", "Settlement"]
 
 HIGHEST_PRIORITY = 100
 """Priorities go from minus this to this."""
+
+_head = json.JSONDecoder().decode
 
 _MOST_EVENTS = 20
 """Failures that a job remembers: the first, and the latest."""
@@ -85,6 +88,12 @@ class Job:
 
     def encode(self) -> bytes:
         """As a record."""
+        if not (
+            self.priority or self.due or self.is_unique or self.history or self.changes or self.attempt > 1
+        ):
+            # As most are when they are pushed; it takes a fifth of the time.
+            head_line = f'{{"id":{_text(self.id)},"topic":{_text(self.topic)},"pushed":{self.pushed!r}}}\n'
+            return head_line.encode() + self.payload
         head: dict[str, Any] = {"id": self.id, "topic": self.topic, "pushed": self.pushed}
         if self.priority:
             head["priority"] = self.priority
@@ -92,7 +101,7 @@ class Job:
             head["due"] = self.due
         if self.is_unique:
             head["unique"], head["hold"] = True, self.hold
-        if self.attempt > 1:
+        if self.attempt > 1 or self.history:  # a dead letter that is retried begins anew, with its history
             head["attempt"], head["crashes"] = self.attempt, self.crashes
             head["idle"], head["first"] = self.idle_for, self.first_run
             head["history"] = [[event.at, event.attempt, event.kind, event.error] for event in self.history]
@@ -110,8 +119,10 @@ class Job:
         line, newline, payload = record.partition(b"\n")
         if not newline:
             raise ValueError(f"not a job's record: {record!r:.100}")
-        head = json.loads(line)
+        head = _head(line.decode())
         try:
+            if len(head) == 3:  # as most are
+                return cls(head["id"], head["topic"], payload, pushed=head["pushed"])
             return cls(
                 head["id"],
                 head["topic"],

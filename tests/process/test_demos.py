@@ -387,3 +387,38 @@ def test_the_manager(tmp_path: Path) -> None:
         "── restarted with the code as it is now, one worker after the other",
         "── two workers will do",
     ]
+
+
+@pytest.mark.timeout(180)
+def test_the_service(tmp_path: Path) -> None:
+    """Its master, too, runs in a session of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "demo/service.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+    parts = [line for line in done.stdout.splitlines() if line.startswith("──")]
+    assert parts == [
+        "── service.toml",
+        "── mpkit service start -d",
+        parts[2],
+        "── 10 workers were killed so far",
+        "── all is done",
+    ]
+    assert re.fullmatch(r"── 10,000 mails and a poisonous one were pushed in [\d.]+ s", parts[2])
+    # nothing is ready, running or delayed; one dead letter, and ten thousand done
+    assert re.findall(r"^mail +0 +0 +0 +1 +10,000 ", done.stdout, re.MULTILINE)
+    *_, poison, killed, count, end = done.stdout.splitlines()
+    assert poison.startswith("the poisonous one is a dead letter: in attempt 5, too, its worker was killed")
+    assert re.fullmatch(r"20 workers were killed, and \d+ mails were sent twice for that", killed)
+    assert re.fullmatch(r"10,000 of 10,000 are done, in [\d.]+ s", count)
+    assert end == "stopped"
+    pid = int(re.findall(r"mails: running, pid (\d+)", done.stdout)[0])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(GRACE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from multiprocessing_kit.errors import ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 
@@ -22,7 +20,7 @@ def open_broker(url: str, service: str) -> Broker:
     Raises:
         ServiceConfigError: The URL is none of these, or the client library is not installed.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]  # nothing else of it is told: the rest may hold a password
     # Each needs a library that only its users have, or that takes long to import.
     if scheme == "sqlite":
         from multiprocessing_kit.service.brokers.sqlite import SqliteBroker  # noqa: PLC0415
@@ -39,7 +37,7 @@ def open_broker(url: str, service: str) -> Broker:
             return RabbitBroker(url, service)
     except ModuleNotFoundError as error:
         extra = "rabbitmq" if scheme.startswith("amqp") else "redis"
-        what = f"broker {url!r} needs {error.name}: pip install 'multiprocessing_kit[{extra}]'"
+        what = f"broker {scheme}://… needs {error.name}: pip install 'multiprocessing_kit[{extra}]'"
         raise ServiceConfigError(what, key="broker") from error
-    what = f"broker {url!r} is none of sqlite:///FILE, redis://, rediss://, unix://, amqp://, amqps://"
+    what = f"broker {scheme}:… is none of sqlite:///FILE, redis://, rediss://, unix://, amqp://, amqps://"
     raise ServiceConfigError(what, key="broker")

@@ -80,6 +80,8 @@ class SqliteBroker(Broker):
         self._extended = 0.0
         self._next_due = 0.0
         self._watch: FileWatch | None = None
+        self._reserves = 0
+        self._taken: dict[int, int] = {}  # seq of what is held → by which call of `reserve`
 
     # ── for everybody ─────────────────────────────────────────────────────────────────────────────
 
@@ -227,7 +229,11 @@ class SqliteBroker(Broker):
             if limit <= 0 or not self._has_some(db, topics, now):
                 return []
         deliveries: list[Delivery] = []
+        self._reserves += 1
         with self._transaction("reserve") as db:
+            # Whose lease was over is none of the consumers, and nobody would look after what it holds.
+            row = (self._consumer, self.service, now + self._lease)
+            db.execute("INSERT OR IGNORE INTO consumers VALUES (?, ?, ?)", row)
             for topic in topics:
                 self._make_ready(db, topic, now)
                 rows = db.execute(
@@ -239,9 +245,10 @@ class SqliteBroker(Broker):
                     f"UPDATE jobs SET state = {_HELD}, consumer = ? WHERE seq = ?",
                     [(self._consumer, seq) for seq, _ in rows],
                 )
-                deliveries += [Delivery(self._decoded(record), seq) for seq, record in rows]
+                deliveries += [Delivery(self._decoded(record), (seq, self._reserves)) for seq, record in rows]
                 if len(deliveries) >= limit:
                     break
+        self._taken.update(delivery.token for delivery in deliveries)
         return deliveries
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
@@ -254,11 +261,16 @@ class SqliteBroker(Broker):
             for settlement in settlements:
                 if not self._settle(db, settlement, now):
                     fenced.append(settlement.delivery)
+        for seq, taken in (settlement.delivery.token for settlement in settlements):
+            if self._taken.get(seq) == taken:
+                del self._taken[seq]
         return fenced
 
     def _settle(self, db: sqlite3.Connection, settlement: Settlement, now: float) -> bool:
         delivery = settlement.delivery
-        job, seq = delivery.job, delivery.token
+        job, (seq, taken) = delivery.job, delivery.token
+        if self._taken.get(seq) != taken:  # settled, or of an earlier lease: it was taken anew since
+            return False
         ours = f" WHERE seq = ? AND state = {_HELD} AND consumer = ?"
         key = (seq, self._consumer)
         if settlement.outcome == Outcome.RELEASE:

@@ -1,0 +1,133 @@
+"""Results of jobs on a RabbitMQ server: a stream, which many can read, each at its own place.
+
+A result is one message, `UNTIL KEY` (milliseconds, key of the job's id), a newline, and the result. A handle
+reads the stream from about its own first push on, and keeps what belongs to the jobs that it has pushed;
+asked for another's, it reads the stream from its begin, once, and keeps all. The stream is cut at 1 GB.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from multiprocessing_kit.service.brokers.rabbitmq_names import Names, key_of
+from multiprocessing_kit.service.brokers.rabbitmq_publisher import Letter
+from multiprocessing_kit.service.brokers.rabbitmq_session import Session
+from multiprocessing_kit.service.brokers.rabbitmq_wire import Line
+from multiprocessing_kit.service.job import Job
+
+__all__ = ["Results", "result_letter"]
+
+_PREFETCH = 500
+_ACKNOWLEDGED = 100
+_MOST_KEPT = 100_000
+_MARGIN_SECONDS = 120.0
+"""That the clocks of pushers and server may differ by."""
+
+_PAUSE_SECONDS = 0.25
+
+
+def result_letter(names: Names, job_id: str, result: bytes, keep: float) -> Letter:
+    """The message that keeps a result so long."""
+    key = key_of(job_id)
+    head = f"{int((time.time() + keep) * 1000)} {key}\n".encode()
+    return Letter("", names.results, head + result, key)
+
+
+class Results:
+    """What one handle has read of its service's results.
+
+    Args:
+        names: Of the service.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._own: OrderedDict[str, None] = OrderedDict()
+        self._since: float | None = None
+        self._is_whole = False
+        self._found: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._line: Line | None = None
+        self._next = -1
+        self._unacknowledged = 0
+
+    def expect(self, jobs: Iterable[Job]) -> None:
+        """These are about to be pushed here: their results come later than now."""
+        if self._since is None:
+            self._since = time.time() - _MARGIN_SECONDS
+        for job in jobs:
+            self._own[key_of(job.id)] = None
+        while len(self._own) > _MOST_KEPT:
+            self._own.popitem(last=False)
+
+    def get(self, session: Session, job_id: str) -> bytes | None:
+        """A result, if there is one by now."""
+        key = key_of(job_id)
+        session.declare_results()
+        if not self._is_whole and key not in self._own:
+            self._is_whole, self._next = True, -1
+            self._close()
+        if self._line is None or self._line.wire is not session.wire or not self._line.is_open:
+            self._read_from(session)
+        self._catch_up(session)
+        until, result = self._found.get(key, (0.0, b""))
+        return result if until > time.time() else None
+
+    def _read_from(self, session: Session) -> None:
+        offset: Any = "first"
+        if self._next >= 0:
+            offset = self._next
+        elif not self._is_whole and self._since is not None:
+            offset = datetime.datetime.fromtimestamp(self._since, datetime.timezone.utc)
+        self._line = line = Line(session.wire)
+        self._unacknowledged = 0
+        line.call("basic_qos", prefetch_count=_PREFETCH)
+        line.call(
+            "basic_consume",
+            queue=self._names.results,
+            on_message_callback=lambda _, method, properties, body: self._come(
+                line, method, properties, body
+            ),
+            arguments={"x-stream-offset": offset},
+        )
+
+    def _come(self, line: Line, method: Any, properties: Any, body: bytes) -> None:
+        self._next = max(self._next, (properties.headers or {}).get("x-stream-offset", -1) + 1)
+        self._unacknowledged += 1
+        if self._unacknowledged >= _ACKNOWLEDGED:
+            line.channel.basic_ack(method.delivery_tag, multiple=True)
+            self._unacknowledged = 0
+        head, newline, result = body.partition(b"\n")
+        until, space, key = head.partition(b" ")
+        if not newline or not space or not until.isdigit():
+            return  # nothing of ours
+        name, seconds = key.decode(), int(until) / 1000
+        if (self._is_whole or name in self._own) and seconds > time.time():
+            self._found.setdefault(name, (seconds, result))
+            if len(self._found) > _MOST_KEPT:
+                self._found.popitem(last=False)
+
+    def _catch_up(self, session: Session) -> None:
+        """Read what is there, or what comes of it without a long pause.
+
+        Where it ends is told by its length, unless it was cut or nothing was read yet: later calls find more.
+        """
+        count = session.declare_results(asks=True)
+        while self._next < count and self._line is not None and self._line.is_open:
+            place = self._next
+            until = time.monotonic() + _PAUSE_SECONDS
+            while self._next == place and (left := until - time.monotonic()) > 0:
+                session.wire.pump(left)
+                self._line.check()
+            if self._next == place:
+                return
+        session.wire.pump()
+
+    def _close(self) -> None:
+        line, self._line = self._line, None
+        self._found.clear()
+        if line is not None and line.is_open:
+            line.close()

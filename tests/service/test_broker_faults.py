@@ -1,0 +1,607 @@
+"""What the brokers alone survive: servers that are killed, paused or full, and files that are hurt."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+import redis as redis_py
+
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
+from multiprocessing_kit.service.brokers.base import Broker
+from multiprocessing_kit.service.brokers.opening import open_broker
+from multiprocessing_kit.service.brokers.redis_link import RedisLink
+from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
+from tests.forks import exit_of, fork, in_child
+from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, rings, take
+from tests.service.servers import RedisServer, redis_server
+
+pytestmark = pytest.mark.timeout(180)
+
+LEASE = 30.0
+SHORT_LEASE = 2.0
+
+Open = Callable[..., Broker]
+
+
+@pytest.fixture
+def opened(service_name: str) -> Iterator[Open]:
+    """Opens brokers of one service: on Redis, or at a URL."""
+    with ExitStack() as brokers:
+        yield lambda url: brokers.enter_context(open_broker(url, service_name))
+
+
+@pytest.fixture
+def operator(redis: RedisServer) -> Iterator[redis_py.Redis]:
+    """Of the Redis server."""
+    with redis_py.Redis(port=redis.port) as client:
+        yield client
+
+
+# ── Redis: killed ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Story:
+    """One thing after the other that is done with a broker; a kill may come before each."""
+
+    def __init__(self, broker: Broker, consumer: Broker) -> None:
+        self.broker = broker
+        self.consumer = consumer
+        self.taken: list[Delivery] = []
+        self.done: list[str] = []
+
+    def steps(self) -> list[Callable[[], object]]:
+        return [
+            lambda: self.broker.push([job(id="one", is_unique=True, hold=60.0)]),
+            lambda: self.broker.push([job(id=f"many {i}") for i in range(6)]),
+            lambda: self.broker.push([job(id="later", due=time.time() + 0.1)]),
+            lambda: self.consumer.join("first", [TOPIC], LEASE),
+            lambda: self.taken.extend(self.consumer.reserve(6)),
+            self.consumer.extend,
+            lambda: self._settled(Outcome.RETRY),
+            lambda: self._settled(Outcome.RELEASE),
+            lambda: self._settled(Outcome.DEAD),
+            lambda: self._settled(Outcome.ACK),
+            lambda: self.broker.backlog(TOPIC),
+            lambda: self.broker.dead_letters(TOPIC, 10),
+            lambda: self.broker.dead_retry(TOPIC, None),
+            self.consumer.extend,
+            lambda: self.broker.push([job(id="one", is_unique=True)]),
+        ]
+
+    def _settled(self, outcome: str) -> None:
+        delivery = self.taken[0]
+        fenced = self.consumer.settle([Settlement(delivery, outcome, b"result", 60.0)])
+        assert fenced == []
+        del self.taken[0]
+        if outcome == Outcome.ACK:
+            self.done.append(delivery.job.id)
+
+    def finish(self) -> list[str]:
+        """What was done, in all."""
+        while len(self.done) < 8:
+            self.taken += again(lambda: take(self.consumer, 1)) if not self.taken else []
+            again(lambda: self._settled(Outcome.ACK))
+        assert again(lambda: self.consumer.reserve(5)) == []
+        return sorted(self.done)
+
+
+EVERYTHING = sorted(["one", "later", *(f"many {i}" for i in range(6))])
+STEPS = 15
+
+
+@pytest.mark.parametrize("before", range(STEPS))
+def test_redis_is_killed_and_started_between_two_calls(redis: RedisServer, opened: Open, before: int) -> None:
+    story = Story(opened(redis.url), opened(redis.url))
+    steps = story.steps()
+    assert len(steps) == STEPS
+    for number, step in enumerate(steps):
+        if number == before:
+            redis.kill()
+            redis.start()
+        again(step)
+
+    assert story.finish() == EVERYTHING
+    assert story.broker.backlog(TOPIC).dead == 0
+
+
+@pytest.mark.parametrize("before", range(STEPS))
+def test_redis_is_away_at_a_call(redis: RedisServer, opened: Open, before: int) -> None:
+    """Each call is tried while it is away: it has its effect once, or is safe to make again."""
+    story = Story(opened(redis.url), opened(redis.url))
+    for number, step in enumerate(story.steps()):
+        if number == before:
+            redis.kill()
+            with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{redis.port}"):
+                step()
+            redis.start()
+        again(step)
+
+    assert story.finish() == EVERYTHING
+
+
+def test_one_reply_after_the_other_is_lost(
+    redis: RedisServer, operator: redis_py.Redis, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call had its effect, and nobody heard of it: it is made again."""
+    exchange = RedisLink._exchange
+    seen = 0
+
+    def deaf(link: RedisLink, commands: Sequence[Sequence[bytes]]) -> list[object]:
+        nonlocal seen
+        replies = exchange(link, commands)
+        seen += 1
+        if seen == wanted:
+            raise redis_py.ConnectionError("the reply is lost")
+        return replies
+
+    monkeypatch.setattr(RedisLink, "_exchange", deaf)
+    for wanted in itertools.count(1):
+        operator.flushdb()
+        seen = 0
+        story = Story(opened(redis.url), opened(redis.url))
+        for step in story.steps():
+            again(step)
+        assert story.finish() == EVERYTHING, f"reply {wanted} was lost"
+        if seen < wanted:
+            assert wanted > STEPS
+            return
+
+
+def test_an_old_connection_takes_no_more_jobs(
+    redis: RedisServer, operator: redis_py.Redis, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it asked for may arrive when the consumer has a new one, and waits for no reply of the old."""
+    exchange = RedisLink._exchange
+    sent: list[Sequence[bytes]] = []
+
+    def overheard(link: RedisLink, commands: Sequence[Sequence[bytes]]) -> list[object]:
+        sent.extend(commands)
+        return exchange(link, commands)
+
+    consumer = opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisLink, "_exchange", overheard)
+        assert consumer.reserve(1) == []
+    operator.client_kill_filter(_type="normal", skipme=True)
+    again(consumer.extend)
+    consumer.push([job()])
+
+    late = operator.execute_command(*sent[-1])  # type: ignore[no-untyped-call]
+    assert late is None
+    assert len(consumer.reserve(1)) == 1
+
+
+@pytest.mark.parametrize("before", [0, 1, 4, 6, 9, 12])
+def test_redis_is_paused_at_a_call(redis: RedisServer, opened: Open, before: int) -> None:
+    """It does what it was asked when it goes on, though nobody waits for it any more."""
+    story = Story(opened(redis.url), opened(redis.url))
+    for number, step in enumerate(story.steps()):
+        if number == before:
+            redis.stop()
+            with pytest.raises(BrokerUnavailableError):
+                step()
+            redis.go_on()
+        again(step)
+
+    assert story.finish() == EVERYTHING
+
+
+def test_redis_is_killed_again_and_again_under_load(redis: RedisServer, opened: Open, tmp_path: Path) -> None:
+    """No acknowledged push is lost; what is done is done."""
+    pushed, done = tmp_path / "pushed", tmp_path / "done"
+
+    def push() -> None:
+        broker = opened(redis.url)
+        with pushed.open("w", buffering=1) as out:
+            for number in itertools.count():
+                jobs = [job(id=f"{number}-{i}") for i in range(3)]
+                again(partial(broker.push, jobs))
+                out.write("".join(f"{each.id}\n" for each in jobs))
+
+    def work() -> None:
+        consumer = opened(redis.url)
+        again(lambda: consumer.join("first", [TOPIC], LEASE))
+        with done.open("w", buffering=1) as out:
+            while True:
+                deliveries = again(lambda: consumer.reserve(10))
+                acks = [Settlement(each, Outcome.ACK) for each in deliveries]
+                assert again(partial(consumer.settle, acks)) == []
+                out.write("".join(f"{each}\n" for each in ids(deliveries)))
+
+    children = [fork(push), fork(work)]
+    try:
+        for kills in range(1, 11):
+            eventually(partial(_has_grown, done, 100 * kills))
+            redis.kill()
+            redis.start()
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+    assert [exit_of(child) for child in children] == [-signal.SIGKILL] * 2
+
+    rest = opened(redis.url)
+    rest.join("first", [TOPIC], LEASE)
+    left = {delivery.job.id for delivery in _all_of(rest)}
+    # The last ones that were done may not have been written down.
+    missing = set(_lines(pushed)) - left - set(_lines(done))
+    assert len(missing) <= 10, f"{len(missing)} jobs are lost"
+    assert not left & set(_lines(done)), "what was done comes again"
+
+
+def _all_of(consumer: Broker) -> Iterator[Delivery]:
+    while found := consumer.reserve(1000):
+        yield from found
+
+
+def _has_grown(path: Path, lines: int) -> bool:
+    return len(_lines(path)) > lines
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+# ── Redis: connections ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["normal", "pubsub"])
+def test_connections_are_reset(redis: RedisServer, operator: redis_py.Redis, opened: Open, kind: str) -> None:
+    broker, consumer = opened(redis.url), opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    none_comes(consumer)
+
+    for _ in range(5):
+        operator.client_kill_filter(_type=kind, skipme=True)
+        again(lambda: broker.push([job()]))
+        (delivery,) = again(lambda: take(consumer, 1))
+        assert again(partial(consumer.ack, delivery))
+    none_comes(consumer)
+    broker.push([job()])
+    assert rings(consumer, 60), "it still hears"
+
+
+def test_a_bell_that_broke_comes_back_as_another_descriptor(
+    redis: RedisServer, operator: redis_py.Redis, opened: Open
+) -> None:
+    """A selector that has the old one would take no notice of an equal number."""
+    consumer = opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    none_comes(consumer)
+    for _ in range(3):
+        old = consumer.fileno()
+        operator.client_kill_filter(_type="pubsub")
+        assert rings(consumer, 60), "a broken one rings"
+        assert consumer.reserve(1) == []
+        assert consumer.fileno() != old
+
+
+def test_after_an_outage_nobody_is_late(redis: RedisServer, opened: Open) -> None:
+    """All leases ran out while the server was away: those who come first do not take the others' jobs."""
+    broker, *consumers = (opened(redis.url) for _ in range(4))
+    broker.push([job() for _ in consumers])
+    held = []
+    for number, consumer in enumerate(consumers):
+        consumer.join(f"number {number}", [TOPIC], SHORT_LEASE)
+        held += take(consumer, 1)
+        consumer.extend()
+    redis.stop()
+    with pytest.raises(BrokerUnavailableError):
+        broker.push([job()])
+    redis.go_on()
+
+    for consumer in consumers:
+        again(consumer.extend)
+    for consumer, delivery in zip(consumers, held, strict=True):
+        assert consumer.ack(delivery)
+
+
+def test_the_server_forgets_the_scripts(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
+    story = Story(opened(redis.url), opened(redis.url))
+    for step in story.steps():
+        operator.script_flush()
+        step()
+    assert story.finish() == EVERYTHING
+
+
+def test_a_server_that_is_busy_is_away(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
+    broker = opened(redis.url)
+    broker.push([job()])
+    operator.config_set("lua-time-limit", 50)
+    child = fork(lambda: _run_forever(redis.port))
+    try:
+        eventually(lambda: _is_busy(operator))
+        with pytest.raises(BrokerUnavailableError, match="busy"):
+            broker.push([job()])
+    finally:
+        operator.script_kill()
+        exit_of(child)  # the server is busy until the script has noticed
+        operator.config_set("lua-time-limit", 5000)
+    broker.push([job()])
+
+
+def _run_forever(port: int) -> None:
+    with redis_py.Redis(port=port) as client, pytest.raises(redis_py.ResponseError):
+        client.eval("while true do end", 0)
+
+
+def _is_busy(operator: redis_py.Redis) -> bool:
+    try:
+        operator.ping()
+    except redis_py.ResponseError:
+        return True
+    return False
+
+
+def test_an_idle_consumer_asks_for_little(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
+    consumer = opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    consumer.reserve(1)
+    before = operator.info("commandstats")["cmdstat_evalsha"]["calls"]
+    consumer.reserve(1)
+    after = operator.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    assert after - before == 1
+    assert consumer.idle() == 5.0
+
+
+# ── Redis: what it refuses ────────────────────────────────────────────────────────────────────────────
+
+
+def test_memory_is_full(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
+    """Nothing more can be pushed, all of a push or nothing; consumers go on, and so it gets better."""
+    broker, consumer = opened(redis.url), opened(redis.url)
+    jobs = [job(), *(job(due=time.time() + 1.0) for _ in range(3)), *(job() for _ in range(6))]
+    broker.push(jobs)
+    consumer.join("first", [TOPIC], LEASE)
+    deliveries = take(consumer, 5)
+    operator.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(BrokerError, match=r"memory is full.*maxmemory") as raised:
+            broker.push([job(), job()])
+        assert not isinstance(raised.value, BrokerUnavailableError)
+        outcomes = [Outcome.ACK, Outcome.RETRY, Outcome.RELEASE, Outcome.DEAD, Outcome.ACK]
+        settlements = [
+            Settlement(delivery, outcome, b"result", 60.0)
+            for delivery, outcome in zip(deliveries, outcomes, strict=True)
+        ]
+        assert consumer.settle(settlements) == []
+        consumer.extend()
+        assert broker.dead_retry(TOPIC, None) == 1
+        rest = take(consumer, 8)
+        assert consumer.reserve(1) == []
+        consumer.settle([Settlement(delivery, Outcome.ACK) for delivery in rest])
+    finally:
+        operator.config_set("maxmemory", 0)
+    backlog = broker.backlog(TOPIC)
+    assert (backlog.ready, backlog.delayed, backlog.running, backlog.dead) == (0, 0, 0, 0)
+    assert broker.push([job()]) == [True]
+
+
+def test_a_server_that_drops_keys_is_refused(
+    redis: RedisServer, operator: redis_py.Redis, opened: Open
+) -> None:
+    operator.config_set("maxmemory", "1gb")
+    operator.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(BrokerError, match="maxmemory-policy to noeviction, not allkeys-lru"):
+            opened(redis.url).push([job()])
+    finally:
+        operator.config_set("maxmemory", 0)
+        operator.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:{}/0", "redis://127.0.0.1:{1}/0?password={0}"])
+def test_passwords_are_not_told(redis: RedisServer, operator: redis_py.Redis, opened: Open, url: str) -> None:
+    operator.config_set("requirepass", "right-secret")
+    try:
+        assert opened(url.format("right-secret", redis.port)).push([job()]) == [True]
+        wrong = opened(url.format("wrong-secret", redis.port))
+        with pytest.raises(BrokerError, match="does not let us in") as raised:
+            wrong.push([job()])
+        assert not isinstance(raised.value, BrokerUnavailableError)
+        assert "secret" not in f"{raised.value} {raised.value.broker}"
+    finally:
+        operator.auth("right-secret")
+        operator.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:sec/ret@host", "redis://:secret@host:port", "redis://[:secret@host"]
+)
+def test_urls_that_are_none(opened: Open, url: str) -> None:
+    with pytest.raises(ServiceConfigError, match="no URL of a Redis server") as raised:
+        opened(url)
+    assert "secret" not in str(raised.value)
+    assert "ret@" not in str(raised.value)
+
+
+@pytest.mark.parametrize("keeps", ["yes", "no"])
+def test_a_server_that_forgets_is_told_of(
+    tmp_path: Path, service_name: str, caplog: pytest.LogCaptureFixture, keeps: str
+) -> None:
+    with (
+        redis_server(tmp_path / "redis", appendonly=keeps) as server,
+        open_broker(server.url, service_name) as consumer,
+    ):
+        consumer.join("first", [TOPIC], LEASE)
+    assert ("set its appendonly to yes" in caplog.text) == (keeps == "no")
+
+
+def test_at_a_socket(tmp_path: Path, opened: Open) -> None:
+    with redis_server(tmp_path / "redis", unixsocket=str(tmp_path / "socket")) as server:
+        broker, consumer = opened(f"unix://{tmp_path}/socket"), opened(server.url)
+        consumer.join("first", [TOPIC], LEASE)
+        none_comes(consumer)
+        assert broker.push([job()]) == [True]
+        assert rings(consumer, 60)
+        assert consumer.ack(take(consumer, 1)[0])
+        server.kill()
+        with pytest.raises(BrokerUnavailableError, match=r"unix://.*/socket"):
+            broker.push([job()])
+        server.start()
+        assert broker.push([job()]) == [True]
+
+
+def test_what_is_no_job_is_told(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
+    broker, consumer = opened(redis.url), opened(redis.url)
+    broker.push([job(id="hurt"), job(id="whole")])
+    operator.hset(f"mpkit:{{{broker.service}}}:jobs", "hurt", "nonsense")
+    consumer.join("first", [TOPIC], LEASE)
+
+    with pytest.raises(BrokerError, match=r"holds what is no job: .*nonsense"):
+        consumer.reserve(2)
+    assert broker.backlog(TOPIC).ready == 2 or consumer.extend() is None
+    assert broker.backlog(TOPIC).ready == 2
+
+
+# ── SQLite ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+_FULL = r"jobs\.db: (database or disk is full|disk I/O error)"
+
+
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_the_disk_is_full(file: Path, opened: Open, size: int) -> None:
+    """A push that does not fit is told; what fitted is kept, and taken, and there is room again."""
+    acknowledged = file.with_name("acknowledged")
+
+    def push_until_full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+        broker = opened(f"sqlite:///{file}")
+        with acknowledged.open("w", buffering=1) as out, pytest.raises(BrokerError, match=_FULL):
+            _push_on(broker, size, out)
+        with pytest.raises(BrokerError, match=_FULL):
+            broker.push([job(os.urandom(2_000_000))])
+        assert broker.backlog(TOPIC).ready >= 10
+
+    assert in_child(push_until_full) == 0
+    consumer = opened(f"sqlite:///{file}")
+    consumer.join("first", [TOPIC], LEASE)
+    taken = list(_all_of(consumer))
+    assert set(_lines(acknowledged)) <= set(ids(taken))
+    assert len(taken) - len(_lines(acknowledged)) <= 1
+    assert consumer.settle([Settlement(delivery, Outcome.ACK) for delivery in taken]) == []
+    assert consumer.push([job(os.urandom(size))]) == [True]
+
+
+def _push_on(broker: Broker, size: int, out: TextIO) -> None:
+    while True:
+        pushed = job(os.urandom(size))
+        broker.push([pushed])
+        out.write(f"{pushed.id}\n")
+
+
+def test_who_pushes_is_killed_at_any_time(file: Path, opened: Open) -> None:
+    acknowledged = file.with_name("acknowledged")
+
+    def push(number: int) -> None:
+        broker = opened(f"sqlite:///{file}")
+        with acknowledged.open("a", buffering=1) as out:
+            for i in itertools.count():
+                broker.push([job(id=f"{number}-{i}")])
+                out.write(f"{number}-{i}\n")
+
+    for number in range(5):
+        before = len(_lines(acknowledged))
+        child = fork(partial(push, number))
+        eventually(partial(_has_grown, acknowledged, before + 50))
+        os.kill(child, signal.SIGKILL)
+        assert exit_of(child) == -signal.SIGKILL
+    consumer = opened(f"sqlite:///{file}")
+    consumer.join("first", [TOPIC], LEASE)
+    taken = ids(list(_all_of(consumer)))
+    assert set(_lines(acknowledged)) <= set(taken)
+    assert len(taken) == len(set(taken))
+
+
+def test_another_process_has_the_file(file: Path, opened: Open) -> None:
+    url = f"sqlite:///{file}"
+    broker, consumer = opened(url), opened(url)
+    broker.push([job(id="before"), job(id="held")])
+    consumer.join("first", [TOPIC], LEASE)
+    (held,) = take(consumer, 1)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for call in (lambda: broker.push([job()]), lambda: consumer.ack(held)):
+            with pytest.raises(BrokerUnavailableError, match=r"jobs\.db: database is locked"):
+                call()
+        assert broker.backlog(TOPIC).ready == 1, "looking goes on"
+        other.execute("ROLLBACK")
+    assert consumer.ack(held)
+    assert broker.push([job()]) == [True]
+
+
+def _overwritten(start: int, length: int) -> Callable[[Path], None]:
+    def hurt(file: Path) -> None:
+        with file.open("r+b") as out:
+            out.seek(start)
+            out.write(b"\xaa" * length)
+
+    return hurt
+
+
+@pytest.mark.parametrize(
+    ("hurt", "told"),
+    [
+        (_overwritten(0, 100), "is it a file of a service, and whole"),
+        (_overwritten(100, 4000), "is it a file of a service, and whole"),
+        (_overwritten(4096, 200_000), "is it a file of a service, and whole"),
+        (lambda file: os.truncate(file, 5000), "is it a file of a service, and whole"),
+        (lambda file: file.write_text("[topics]\n" * 200), "is it a file of a service, and whole"),
+    ],
+    ids=["header", "first page", "all others", "cut off", "a text"],
+)
+def test_the_file_is_hurt(file: Path, opened: Open, hurt: Callable[[Path], None], told: str) -> None:
+    with open_broker(f"sqlite:///{file}", "shop") as broker:
+        broker.push([job(os.urandom(500), id=f"{i}") for i in range(300)])
+    assert not file.with_name("jobs.db-wal").exists()
+    hurt(file)
+
+    consumer = opened(f"sqlite:///{file}")
+    with pytest.raises(BrokerError, match=rf"jobs\.db: .*{told}") as raised:
+        _use(consumer)
+    assert not isinstance(raised.value, BrokerUnavailableError)
+
+
+def _use(consumer: Broker) -> None:
+    consumer.join("first", [TOPIC], LEASE)
+    consumer.reserve(1000)
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("CREATE TABLE orders (id)", "another program's database"),
+        ("PRAGMA user_version = 99", "is of version 99, and this program knows"),
+    ],
+)
+def test_the_file_is_anothers(file: Path, opened: Open, script: str, told: str) -> None:
+    with closing(sqlite3.connect(file)) as other:
+        other.execute(script)
+    with pytest.raises(BrokerError, match=told):
+        opened(f"sqlite:///{file}").push([job()])
+
+
+def test_there_is_no_directory(tmp_path: Path, opened: Open) -> None:
+    broker = opened(f"sqlite:///{tmp_path}/missing/jobs.db")
+    with pytest.raises(BrokerUnavailableError, match=r"there is no directory .*missing"):
+        broker.push([job()])
+    (tmp_path / "missing").mkdir()
+    assert broker.push([job()]) == [True]

@@ -1,0 +1,456 @@
+"""What is special to RabbitMQ, on real servers; what all brokers have in common is in test_brokers.py."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pika
+import psutil
+import pytest
+
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
+from multiprocessing_kit.service.brokers.base import Broker
+from multiprocessing_kit.service.brokers.rabbitmq import RabbitBroker
+from multiprocessing_kit.service.brokers.rabbitmq_names import Names, rung_of
+from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
+from tests.forks import exit_of, fork
+from tests.gates import Gate
+from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, take
+from tests.service.servers import RabbitServer, rabbitmq_server
+
+pytestmark = pytest.mark.timeout(180)
+
+LEASE = 30.0
+IMPATIENT = 3.0
+
+Open = Callable[..., RabbitBroker]
+
+
+@pytest.fixture(scope="module")
+def impatient_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """It looks twice a second whether a consumer takes too long."""
+    directory = tmp_path_factory.mktemp("impatient")
+    advanced = directory / "advanced.config"
+    advanced.write_text("[{rabbit, [{channel_tick_interval, 500}]}].\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RABBITMQ_ADVANCED_CONFIG_FILE", str(advanced))
+        with rabbitmq_server(directory, consumer_timeout=f"{IMPATIENT * 1000:.0f}") as server:
+            yield server
+
+
+@pytest.fixture
+def opened(service_name: str) -> Iterator[Open]:
+    brokers: list[RabbitBroker] = []
+
+    def new(server: RabbitServer, options: str = "") -> RabbitBroker:
+        brokers.append(RabbitBroker(server.url + options, service_name))
+        return brokers[-1]
+
+    yield new
+    for broker in brokers:
+        broker.close()
+
+
+@pytest.fixture
+def broker(rabbitmq: RabbitServer, opened: Open) -> RabbitBroker:
+    return opened(rabbitmq)
+
+
+@pytest.fixture
+def consumer(rabbitmq: RabbitServer, opened: Open) -> RabbitBroker:
+    consumer = opened(rabbitmq)
+    consumer.join("first", [TOPIC], LEASE)
+    return consumer
+
+
+# ── a consumer that takes long, or is cut off ─────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("options", [f"?consumer_timeout={IMPATIENT:g}", ""], ids=["known", "unknown"])
+def test_a_job_longer_than_the_consumer_timeout_runs_once(
+    impatient_of_the_module: RabbitServer, opened: Open, options: str
+) -> None:
+    """By moving it before the server loses its patience; or by adopting it when it comes again after that."""
+    server = impatient_of_the_module
+    slow = opened(server, options)
+    slow.join("slow", [TOPIC], LEASE)
+    slow.push([job(), job(priority=1)])
+    deliveries = take(slow, 2)
+    others = opened(server) if options else None
+    if others is not None:
+        others.join("other", [TOPIC], LEASE)
+
+    until = time.monotonic() + 3 * IMPATIENT
+    while time.monotonic() < until:
+        again(slow.extend)
+        assert again(lambda: slow.reserve(5)) == []
+        if others is not None:
+            assert others.reserve(5) == []
+            others.extend()
+        time.sleep(0.1)
+    assert again(lambda: slow.settle([Settlement(each, Outcome.ACK) for each in deliveries])) == []
+    if others is not None:
+        others.close()
+    slow.close()
+    _has(opened(server), ready=0)
+
+
+def test_moving_a_job_does_not_end_its_lease(rabbitmq: RabbitServer, opened: Open) -> None:
+    """Though it was taken longer ago than a lease."""
+    slow = opened(rabbitmq, "?consumer_timeout=8")
+    slow.join("slow", [TOPIC], 3.0)
+    slow.push([job()])
+    (delivery,) = take(slow, 1)
+
+    until = time.monotonic() + 5.0
+    while time.monotonic() < until:
+        time.sleep(0.1)
+        slow.extend()
+    assert slow.reserve(5) == []
+    assert slow.ack(delivery)
+    none_comes(slow)
+    slow.extend()
+    slow.close()
+    _has(opened(rabbitmq), ready=0)
+
+
+def test_moved_jobs_of_a_dead_consumer_come_back(impatient_of_the_module: RabbitServer, opened: Open) -> None:
+    server = impatient_of_the_module
+    pushed = [job(), job(priority=5)]
+    with Gate() as gate:
+
+        def die() -> None:
+            dying = opened(server, f"?consumer_timeout={IMPATIENT:g}")
+            dying.join("dying", [TOPIC], 3.0)
+            dying.push(pushed)
+            take(dying, 2)
+            until = time.monotonic() + IMPATIENT
+            while time.monotonic() < until:
+                dying.extend()
+                dying.reserve(1)
+                time.sleep(0.1)
+            gate.open()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        child = fork(die)
+        gate.wait()
+        assert exit_of(child) == -signal.SIGKILL
+    living = opened(server)
+    living.join("living", [TOPIC], LEASE)
+    assert sorted(ids(take(living, 2))) == sorted(ids(pushed))
+
+
+@pytest.mark.parametrize("settled", ["before it comes again", "after it has"])
+@pytest.mark.parametrize("outcome", [Outcome.ACK, Outcome.RETRY, Outcome.DEAD, Outcome.RELEASE])
+def test_a_cut_connection_makes_no_job_run_twice(
+    rabbitmq: RabbitServer, opened: Open, consumer: RabbitBroker, settled: str, outcome: str
+) -> None:
+    consumer.push([job(), job()])
+    first, second = take(consumer, 2)
+    _cut(rabbitmq)
+    if settled == "after it has":
+        again(consumer.extend)
+        for _ in range(20):
+            assert again(lambda: consumer.reserve(5)) == [], "they are here, and run"
+
+    for delivery in (first, second):
+        delivery.job.failed("failed", "no luck")
+        assert again(lambda each=delivery: consumer.settle([Settlement(each, outcome)])) == []  # type: ignore[misc]
+    if outcome in (Outcome.RETRY, Outcome.RELEASE):
+        deliveries = take(consumer, 2, extends=True)
+        assert sorted(ids(deliveries)) == sorted(ids([first, second]))
+        assert {each.job.attempt for each in deliveries} == ({2} if outcome == Outcome.RETRY else {1})
+        assert consumer.settle([Settlement(each, Outcome.ACK) for each in deliveries]) == []
+    none_comes(consumer)
+    consumer.extend()
+    consumer.close()
+    _has(opened(rabbitmq), ready=0, dead=2 if outcome == Outcome.DEAD else 0)
+
+
+def test_cut_again_and_again(rabbitmq: RabbitServer, broker: RabbitBroker, consumer: RabbitBroker) -> None:
+    jobs = [job() for _ in range(300)]
+    again(lambda: broker.push(jobs))
+    seen: list[str] = []
+    for round_ in range(1000):
+        deliveries: list[Delivery] = again(lambda: consumer.reserve(7))
+        seen += ids(deliveries)
+        if round_ % 9 == 0:
+            _cut(rabbitmq)
+        settlements = [Settlement(each, Outcome.ACK) for each in deliveries]
+        assert again(lambda each=settlements: consumer.settle(each)) == []  # type: ignore[misc]
+        if len(seen) >= len(jobs):
+            break
+        if not deliveries:
+            time.sleep(0.02)
+    assert sorted(seen) == sorted(ids(jobs)), "each once"
+    again(consumer.extend)
+    none_comes(consumer)
+    _has(broker, ready=0)
+
+
+# ── the server ends ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_confirmed_push_is_lost_with_the_server(
+    rabbitmq: RabbitServer, broker: RabbitBroker, consumer: RabbitBroker
+) -> None:
+    held, dead = job(), job()
+    broker.push([held, dead])
+    _, dying = take(consumer, 2)
+    assert consumer.dead(dying)
+    reading, writing = os.pipe()
+
+    def push() -> None:
+        os.close(reading)
+        while True:
+            jobs = [job(id=f"{time.time_ns()}-{i}", due=time.time() + 0.3 * (i % 3)) for i in range(20)]
+            again(lambda each=jobs: broker.push(each))  # type: ignore[misc]
+            os.write(writing, "".join(f"{each}\n" for each in ids(jobs)).encode())
+
+    child = fork(push)
+    os.close(writing)
+    with open(reading) as lines:
+        confirmed = [next(lines).rstrip() for _ in range(200)]
+        rabbitmq.kill()
+        os.kill(child, signal.SIGKILL)
+        exit_of(child)
+        confirmed += [line.rstrip() for line in lines]
+    rabbitmq.start()
+
+    missing = set(confirmed)
+    deadline = time.monotonic() + 60
+    while missing:
+        again(consumer.extend)
+        deliveries = again(lambda: consumer.reserve(50))
+        missing -= set(ids(deliveries))
+        what = f"{len(missing)} of {len(confirmed)} are lost"
+        assert time.monotonic() < deadline, f"{what}; there are {broker.backlog(TOPIC)}"
+        again(lambda each=deliveries: consumer.settle([Settlement(one, Outcome.ACK) for one in each]))  # type: ignore[misc]
+    assert [letter.job.id for letter in again(lambda: broker.dead_letters(TOPIC, 5))] == [dead.id]
+
+
+# ── delays ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_delays_are_exact(broker: RabbitBroker, consumer: RabbitBroker) -> None:
+    take_soon = [0.15, 0.7, 1.3, 2.6, 4.2]
+    now = time.time()
+    jobs = [job(due=now + delay) for delay in take_soon]
+    broker.push(jobs[::-1])
+
+    for expected in jobs:
+        (delivery,) = take(consumer, 1)
+        assert delivery.job.id == expected.id
+        assert 0 <= time.time() - expected.due < 1.0
+        assert consumer.ack(delivery)
+    _has(broker, ready=0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"),
+    [(0.001, 100), (0.1, 100), (0.29, 100), (0.3, 300), (2.9, 1000), (60, 30_000), (1e9, 30_000_000)],
+)
+def test_the_delay_queue_for_a_rest(seconds: float, milliseconds: int) -> None:
+    assert rung_of(seconds) == milliseconds
+
+
+def test_delayed_jobs_pass_a_long_backlog(broker: RabbitBroker, consumer: RabbitBroker) -> None:
+    broker.push([job() for _ in range(500)])
+    urgent = job(due=time.time() + 0.5)
+    broker.push([urgent])
+
+    time.sleep(0.5)
+    seen: list[str] = []
+    while urgent.id not in seen:
+        deliveries = take(consumer, 5)
+        seen += ids(deliveries)
+        assert consumer.settle([Settlement(each, Outcome.ACK) for each in deliveries]) == []
+    assert len(seen) < 400
+
+
+# ── unique ids ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_of_many_pushes_of_an_id(rabbitmq: RabbitServer, opened: Open, broker: RabbitBroker) -> None:
+    broker.push([job(topic="other")])  # so that all start at once
+    results, names = os.pipe(), [f"key-{i}" for i in range(5)]
+
+    def push() -> None:
+        mine = opened(rabbitmq)
+        for name in names:
+            (added,) = again(lambda each=name: mine.push([job(id=each, is_unique=True)]))  # type: ignore[misc]
+            os.write(results[1], b"+" if added else b"-")
+
+    children = [fork(push) for _ in range(4)]
+    assert [exit_of(child) for child in children] == [0] * 4
+    os.close(results[1])
+    with open(results[0], "rb") as answers:
+        said = answers.read()
+    assert (said.count(b"+"), said.count(b"-")) == (5, 15)
+    _has(broker, ready=5)
+
+
+def test_who_dies_while_pushing_takes_no_id_with_him(
+    rabbitmq: RabbitServer, opened: Open, broker: RabbitBroker, service_name: str
+) -> None:
+    """He has the lock, and no job is there: as if killed just before it was published."""
+    with Gate() as gate:
+
+        def die() -> None:
+            connection = pika.BlockingConnection(pika.URLParameters(rabbitmq.url))
+            connection.channel().queue_declare(Names(service_name).lock("key"), exclusive=True)
+            gate.open()
+            signal.pause()
+
+        child = fork(die)
+        gate.wait()
+        with pytest.raises(BrokerUnavailableError, match="somebody else"):
+            broker.push([job(id="key", is_unique=True)])
+        os.kill(child, signal.SIGKILL)
+        exit_of(child)
+    assert again(lambda: broker.push([job(id="key", is_unique=True)])) == [True]
+    assert broker.push([job(id="key", is_unique=True)]) == [False]
+
+
+# ── what else is on the server ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_job_pushed_again_while_it_waits_runs_once(broker: RabbitBroker, consumer: RabbitBroker) -> None:
+    """As when no answer came to the first push."""
+    pushed = job()
+    broker.push([pushed])
+    broker.push([pushed])
+
+    (delivery,) = take(consumer, 1)
+    none_comes(consumer)
+    assert consumer.ack(delivery)
+    none_comes(consumer)
+    _has(broker, ready=0)
+
+
+def test_what_is_no_job_is_a_dead_letter(
+    rabbitmq: RabbitServer, broker: RabbitBroker, consumer: RabbitBroker, service_name: str
+) -> None:
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
+        connection.channel().basic_publish("", Names(service_name).low(TOPIC), b"hello")
+    good = job()
+    broker.push([good])
+
+    assert ids(take(consumer, 1)) == [good.id]
+    _has(broker, ready=0, dead=1)
+    (letter,) = broker.dead_letters(TOPIC, 10)
+    assert letter.job.payload == b"hello"
+    assert "not a job's record" in letter.job.history[0].error
+    assert broker.dead_purge(TOPIC, None) == 1
+
+
+def test_queues_that_are_there_are_used_as_they_are(
+    rabbitmq: RabbitServer, opened: Open, service_name: str
+) -> None:
+    """Made by another version, of this program or of the server."""
+    name = Names(service_name).low(TOPIC)
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 1000}
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
+        connection.channel().queue_declare(name, durable=True, arguments=arguments)
+    consumer = opened(rabbitmq)
+    consumer.join("first", [TOPIC], LEASE)
+    consumer.push([job()])
+
+    assert consumer.ack(take(consumer, 1)[0])
+
+
+def test_queues_that_were_removed_are_made_again(
+    rabbitmq: RabbitServer, broker: RabbitBroker, consumer: RabbitBroker, service_name: str
+) -> None:
+    broker.push([job()])
+    assert consumer.ack(take(consumer, 1)[0])
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
+        channel = connection.channel()
+        names = Names(service_name)
+        for queue in [*names.taken_from(TOPIC), *(name for name, _ in names.delays(TOPIC))]:
+            channel.queue_delete(queue)
+
+    jobs = [job(), job(due=time.time() + 0.5)]
+    broker.push(jobs)
+    deliveries: list[Delivery] = []
+    while len(deliveries) < 2:
+        deliveries += again(lambda: take(consumer, 1, extends=True))
+    assert ids(deliveries) == ids(jobs)
+
+
+def test_the_bell_is_silent_while_all_is_paused(broker: RabbitBroker, consumer: RabbitBroker) -> None:
+    broker.push([job(), job()])
+    assert consumer.ack(take(consumer, 1)[0])
+    none_comes(consumer, skip=[TOPIC])
+    bell = consumer.fileno()
+    assert bell is not None
+    rung, _, _ = select.select([bell], [], [], 0.2)
+    assert not rung
+
+    assert consumer.ack(take(consumer, 1)[0])
+
+
+# ── words ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("account", "kind"), [("guest:secret-word", BrokerError), ("nobody:secret-word", BrokerError)]
+)
+def test_who_is_refused_is_told_without_the_password(
+    rabbitmq: RabbitServer, account: str, kind: type[BrokerError]
+) -> None:
+    url = rabbitmq.url.replace("guest:guest", account)
+    with RabbitBroker(url, "any") as broker, pytest.raises(kind) as caught:
+        broker.push([job()])
+    assert not isinstance(caught.value, BrokerUnavailableError)
+    assert "secret-word" not in str(caught.value) + caught.value.broker
+    assert f"{account.partition(':')[0]}:***@" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://me:secret-word@localhost:port/",
+        "amqp://me:secret-word@localhost/?consumer_timeout=soon",
+        "amqp://me:secret-word@localhost/?consumer_timeout=-1",
+        "amqp://me:secret-word@localhost/?consumer_timeout=nan",
+        "amqp://me:secret-word@localhost/?no_such_option=1",
+    ],
+)
+def test_wrong_urls(url: str) -> None:
+    with pytest.raises(ServiceConfigError, match=r"amqp://me:\*\*\*@") as caught:
+        RabbitBroker(url, "any")
+    assert "secret-word" not in str(caught.value)
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        broker = RabbitBroker(f"amqp://me:secret-word@127.0.0.1:{bound.getsockname()[1]}/", "any")
+        with pytest.raises(BrokerUnavailableError, match="cannot push on amqp://me:") as caught:
+            broker.push([job()])
+    assert "secret-word" not in str(caught.value)
+    broker.close()
+
+
+def test_who_has_not_joined_takes_nothing(broker: RabbitBroker) -> None:
+    with pytest.raises(BrokerError, match="has not joined"):
+        broker.reserve(1)
+
+
+def _cut(server: RabbitServer) -> None:
+    """End this process's connections to a server, as a router does."""
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.raddr and connection.raddr.port == server.port:
+            with socket.socket(fileno=os.dup(connection.fd)) as cut:
+                cut.shutdown(socket.SHUT_RDWR)
+
+
+def _has(broker: Broker, ready: int, dead: int = 0) -> None:
+    eventually(lambda: (broker.backlog(TOPIC).ready, broker.backlog(TOPIC).dead) == (ready, dead))
+    assert broker.backlog(TOPIC).delayed == 0
