@@ -196,6 +196,7 @@ def rabbitmq_server(directory: Path, **settings: str) -> Iterator[RabbitServer]:
         "RABBITMQ_DIST_PORT": str(between_nodes),
         # Few threads, and none that spins while it waits: the machine has other work.
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +SDio 4 +A 4 +sbwt none +sbwtdcpu none +sbwtdio none",
+        "ERL_FLAGS": "-start_epmd false",  # one that it started itself would outlive it
         "ERL_EPMD_PORT": str(epmd_port),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_CRASH_DUMP_SECONDS": "0",

@@ -196,6 +196,7 @@ def test_cut_again_and_again(rabbitmq: RabbitServer, broker: RabbitBroker, consu
 # ── the server ends ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.timeout(400)
 def test_no_confirmed_push_is_lost_with_the_server(
     rabbitmq: RabbitServer, broker: RabbitBroker, consumer: RabbitBroker
 ) -> None:
@@ -223,7 +224,8 @@ def test_no_confirmed_push_is_lost_with_the_server(
     rabbitmq.start()
 
     missing = set(confirmed)
-    deadline = time.monotonic() + 60
+    # What a delay queue could not pass on, as its target was not up yet, is tried again after 3 minutes.
+    deadline = time.monotonic() + 300
     while missing:
         again(consumer.extend)
         deliveries = again(lambda: consumer.reserve(50))

@@ -73,11 +73,11 @@ class SqliteBroker(Broker):
         self._url = url
         self._path, self._synchronous = _parsed(url)
         self._connection: sqlite3.Connection | None = None
-        self._pid = 0
+        self._pid = self._joined_by = 0
         self._consumer = ""
         self._topics: tuple[str, ...] = ()
         self._lease = 0.0
-        self._extended = 0.0
+        self._extended = self._sweeps_from = 0.0
         self._next_due = 0.0
         self._watch: FileWatch | None = None
         self._reserves = 0
@@ -202,9 +202,7 @@ class SqliteBroker(Broker):
 
     def close(self) -> None:
         """See `Broker.close`."""
-        if self._connection is None:
-            return
-        if self._consumer:
+        if self._consumer and self._joined_by == os.getpid():  # a copy of it in a forked child holds nothing
             with contextlib.suppress(BrokerError), self._transaction("leave") as db:
                 self._release_all(db, self._consumer)
                 db.execute("DELETE FROM consumers WHERE name = ?", (self._consumer,))
@@ -219,6 +217,8 @@ class SqliteBroker(Broker):
         with self._transaction("join") as db:
             self._release_all(db, self._consumer)
             self._renew(db)
+        self._joined_by = os.getpid()
+        self._sweeps_from = time.monotonic() + lease / 2
 
     def reserve(self, limit: int, skip: Collection[str] = ()) -> list[Delivery]:
         """See `Broker.reserve`."""
@@ -296,12 +296,14 @@ class SqliteBroker(Broker):
     def extend(self) -> None:
         """See `Broker.extend`."""
         now = time.time()
-        late = time.monotonic() - self._extended > self._lease
+        if time.monotonic() - self._extended > self._lease / 2:
+            # The host slept, or the file was locked: others are as late, and are about to extend theirs.
+            self._sweeps_from = time.monotonic() + self._lease / 2
         with self._transaction("extend the lease") as db:
             self._renew(db)
             db.execute("DELETE FROM results WHERE until < ?", (now,))
             db.execute("DELETE FROM ids WHERE until < ?", (now,))
-            if late:  # the host slept: then others of it did as well, and are about to extend theirs
+            if time.monotonic() < self._sweeps_from:
                 return
             over = "SELECT name FROM consumers WHERE service = ? AND until < ?"
             for (name,) in db.execute(over, (self.service, now)).fetchall():
