@@ -86,12 +86,12 @@ def _call(row: str, server: Server | None, jobs: int, kills: int) -> Callable[[F
         "terminated": partial(rows.terminated, jobs=jobs // 4, times=max(1, kills // 20)),
         "poison": partial(rows.poison, jobs=jobs // 10),
         "two_hosts": partial(rows.two_hosts, jobs=jobs // 10),
-        "host_paused": partial(rows.host_paused, jobs=jobs // 10),
         "storm": partial(rows.storm, server=server, faults=max(10, kills // 10)),
         "long_job": partial(rows.long_job, seconds=30.0),
     }
     if server is not None:
         calls |= {
+            "host_paused": partial(rows.host_paused, jobs=jobs // 10),
             "broker_killed": partial(rows.broker_killed, server=server, times=max(1, kills // 200)),
             "broker_paused": partial(rows.broker_paused, server=server, seconds=20.0),
             "connections_reset": partial(rows.connections_reset, every=5.0, times=max(3, kills // 100)),

@@ -139,6 +139,7 @@ def redis_server(directory: Path, **settings: str) -> Iterator[RedisServer]:
 
     Args:
         directory: Of its data, made if missing.
+        advanced: More settings of its application, in Erlang, such as `{channel_tick_interval, 500}`.
         settings: More lines of its configuration, with `_` for `-`.
     """
     program = _program("redis-server")
@@ -162,7 +163,7 @@ def redis_server(directory: Path, **settings: str) -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
-def rabbitmq_server(directory: Path, **settings: str) -> Iterator[RabbitServer]:
+def rabbitmq_server(directory: Path, advanced: str = "", **settings: str) -> Iterator[RabbitServer]:
     """A RabbitMQ node of its own, with an epmd of its own and no plugins.
 
     Args:
@@ -179,12 +180,16 @@ def rabbitmq_server(directory: Path, **settings: str) -> Iterator[RabbitServer]:
         "log.file.level": "info",
     } | settings
     (directory / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
+    # By default a dead letter whose target was not up yet, after a kill, waits for three minutes.
+    found = ", ".join(filter(None, ["{dead_letter_worker_publisher_confirm_timeout, 5000}", advanced]))
+    (directory / "advanced.config").write_text(f"[{{rabbit, [{found}]}}].\n")
     (directory / "plugins").write_text("[].\n")
     env = {
         "HOME": str(directory),
         "RUNNING_UNDER_SYSTEMD": "true",  # the server takes the place of its shell script
         "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
         "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
         "RABBITMQ_MNESIA_BASE": str(directory / "data"),
         "RABBITMQ_LOG_BASE": str(directory),

@@ -57,10 +57,8 @@ SWIFT = [("workers", "sqlite"), ("TERM", "sqlite"), ("long job", "sqlite"), ("lo
 SWIFT += [(row, broker) for row in ("service", "poison", "one of two hosts") for broker in BROKERS]
 THOROUGH = [("workers", "redis"), ("workers", "rabbitmq"), ("TERM", "redis"), ("TERM", "rabbitmq")]
 THOROUGH += [(row, broker) for row in ("consumer", "master") for broker in BROKERS]
-THOROUGH += [
-    ("paused host", "redis"),
-    ("paused host", "rabbitmq"),
-]  # an SQLite file may stay locked for so long
+# A host that is paused may hold the lock of an SQLite file.
+THOROUGH += [("paused host", "redis"), ("paused host", "rabbitmq")]
 CASES = [*SWIFT, *(pytest.param(*case, marks=pytest.mark.thorough) for case in THOROUGH)]
 
 

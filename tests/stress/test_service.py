@@ -73,7 +73,6 @@ KILLS: dict[str, Row] = {
     "TERM": partial(rows.terminated, jobs=5000, times=50),
     "poison": partial(rows.poison, jobs=2000),
     "one of two hosts": partial(rows.two_hosts, jobs=2000),
-    "paused host": partial(rows.host_paused, jobs=2000),
     "long job": partial(rows.long_job, seconds=30.0),
 }
 
@@ -93,6 +92,7 @@ def test_ends_at_any_instant(field: Field, signum: int, seed: int) -> None:
 
 HURTS: dict[str, Hurt] = {
     "killed": lambda field, server: rows.broker_killed(field, server, 5),
+    "not, but a host is paused": lambda field, _: rows.host_paused(field, 2000),
     "paused": lambda field, server: rows.broker_paused(field, server, 20.0),
     "reset": lambda field, server: rows.connections_reset(field, 5.0, 10),
     "paused beyond the lease": lambda field, server: rows.broker_paused(field, server, 8.0, 3, lease=3.0),
