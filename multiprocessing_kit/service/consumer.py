@@ -11,6 +11,7 @@ is kept. Killed, its workers die with it, and the next one of its name takes bac
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import selectors
 import time
@@ -335,5 +336,6 @@ class _Consumer:
         while self._joined and self._unsettled and time.monotonic() < until:
             if self._try(self._settle) is None and self._unsettled:
                 time.sleep(_RETRY_SECONDS / 5)
-        self._try(self._broker.close)
+        with contextlib.suppress(BrokerError):  # it will see by itself that we are gone
+            self._broker.close()
         self._crew.close()

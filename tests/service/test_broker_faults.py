@@ -20,7 +20,7 @@ import redis as redis_py
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.brokers.redis_link import RedisLink
+from multiprocessing_kit.service.brokers.redis.link import RedisLink
 from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
 from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, rings, take

@@ -15,8 +15,8 @@ import pytest
 
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
-from multiprocessing_kit.service.brokers.rabbitmq import RabbitBroker
-from multiprocessing_kit.service.brokers.rabbitmq_names import Names, rung_of
+from multiprocessing_kit.service.brokers.rabbitmq.broker import RabbitBroker
+from multiprocessing_kit.service.brokers.rabbitmq.names import Names, rung_of
 from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
 from tests.forks import exit_of, fork
 from tests.gates import Gate

@@ -28,11 +28,11 @@ def open_broker(url: str, service: str) -> Broker:
         return SqliteBroker(url, service)
     try:
         if scheme in ("redis", "rediss", "unix"):
-            from multiprocessing_kit.service.brokers.redis import RedisBroker  # noqa: PLC0415
+            from multiprocessing_kit.service.brokers.redis.broker import RedisBroker  # noqa: PLC0415
 
             return RedisBroker(url, service)
         if scheme in ("amqp", "amqps"):
-            from multiprocessing_kit.service.brokers.rabbitmq import RabbitBroker  # noqa: PLC0415
+            from multiprocessing_kit.service.brokers.rabbitmq.broker import RabbitBroker  # noqa: PLC0415
 
             return RabbitBroker(url, service)
     except ModuleNotFoundError as error:

@@ -1,8 +1,8 @@
 """Jobs on a RabbitMQ server, 3.10 or newer: quorum queues, publisher confirms, nothing that needs a plugin.
 
-`rabbitmq_names` tells what lies where; `rabbitmq_wire` is the connection, `rabbitmq_publisher` what is
-published on it, `rabbitmq_session` what is declared and looked at, `rabbitmq_intake` what is taken,
-`rabbitmq_ids` unique ids, `rabbitmq_results` results.
+`names` tells what lies where; `wire` is the connection, `publisher` what is
+published on it, `session` what is declared and looked at, `intake` what is taken,
+`ids` unique ids, `results` results.
 
 What differs from the other brokers, as the server cannot do it:
 
@@ -34,15 +34,15 @@ from pika.exceptions import (
 )
 
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
-from multiprocessing_kit.service.brokers import rabbitmq_ids as ids
 from multiprocessing_kit.service.brokers.base import Broker
-from multiprocessing_kit.service.brokers.rabbitmq_bell import Bell
-from multiprocessing_kit.service.brokers.rabbitmq_intake import Held, Intake
-from multiprocessing_kit.service.brokers.rabbitmq_lying import Lying
-from multiprocessing_kit.service.brokers.rabbitmq_names import Names, mark_of, new_mark
-from multiprocessing_kit.service.brokers.rabbitmq_publisher import Fate, Letter
-from multiprocessing_kit.service.brokers.rabbitmq_results import Results, result_letter
-from multiprocessing_kit.service.brokers.rabbitmq_session import Session
+from multiprocessing_kit.service.brokers.rabbitmq import ids
+from multiprocessing_kit.service.brokers.rabbitmq.bell import Bell
+from multiprocessing_kit.service.brokers.rabbitmq.intake import Held, Intake
+from multiprocessing_kit.service.brokers.rabbitmq.lying import Lying
+from multiprocessing_kit.service.brokers.rabbitmq.names import Names, mark_of, new_mark
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Fate, Letter
+from multiprocessing_kit.service.brokers.rabbitmq.results import Results, result_letter
+from multiprocessing_kit.service.brokers.rabbitmq.session import Session
 from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Job, Outcome, Settlement
 
 __all__ = ["RabbitBroker"]

@@ -13,9 +13,9 @@ import pika
 from pika.exceptions import ChannelClosedByBroker
 
 from multiprocessing_kit.errors import BrokerError
-from multiprocessing_kit.service.brokers.rabbitmq_names import Names, delay, quorum
-from multiprocessing_kit.service.brokers.rabbitmq_publisher import Letter, Publisher
-from multiprocessing_kit.service.brokers.rabbitmq_wire import Line, Wire
+from multiprocessing_kit.service.brokers.rabbitmq.names import Names, delay, quorum
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter, Publisher
+from multiprocessing_kit.service.brokers.rabbitmq.wire import Line, Wire
 
 __all__ = ["LOCKED", "Message", "Session"]
 

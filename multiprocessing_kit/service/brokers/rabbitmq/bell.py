@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 
-from multiprocessing_kit.service.brokers.rabbitmq_wire import Wire
+from multiprocessing_kit.service.brokers.rabbitmq.wire import Wire
 
 __all__ = ["Bell"]
 

@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from multiprocessing_kit.service.brokers.rabbitmq_names import Names, key_of
-from multiprocessing_kit.service.brokers.rabbitmq_publisher import Letter
-from multiprocessing_kit.service.brokers.rabbitmq_session import Session
-from multiprocessing_kit.service.brokers.rabbitmq_wire import Line
+from multiprocessing_kit.service.brokers.rabbitmq.names import Names, key_of
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
+from multiprocessing_kit.service.brokers.rabbitmq.session import Session
+from multiprocessing_kit.service.brokers.rabbitmq.wire import Line
 from multiprocessing_kit.service.job import Job
 
 __all__ = ["Results", "result_letter"]

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 from pika.exceptions import ChannelClosedByBroker
 
-from multiprocessing_kit.service.brokers.rabbitmq_names import LONGEST_MS
-from multiprocessing_kit.service.brokers.rabbitmq_publisher import Letter
-from multiprocessing_kit.service.brokers.rabbitmq_session import LOCKED, Session
+from multiprocessing_kit.service.brokers.rabbitmq.names import LONGEST_MS
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
+from multiprocessing_kit.service.brokers.rabbitmq.session import LOCKED, Session
 from multiprocessing_kit.service.job import Job
 
 __all__ = ["free", "push_unique"]

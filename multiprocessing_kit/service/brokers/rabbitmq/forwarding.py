@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from multiprocessing_kit.service.brokers.rabbitmq_publisher import Fate, Letter
-from multiprocessing_kit.service.brokers.rabbitmq_session import Session
-from multiprocessing_kit.service.brokers.rabbitmq_wire import Line
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Fate, Letter
+from multiprocessing_kit.service.brokers.rabbitmq.session import Session
+from multiprocessing_kit.service.brokers.rabbitmq.wire import Line
 
 __all__ = ["Forwarding"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 
-from multiprocessing_kit.service.brokers import rabbitmq_ids as ids
-from multiprocessing_kit.service.brokers.rabbitmq_names import new_mark
-from multiprocessing_kit.service.brokers.rabbitmq_publisher import Letter
-from multiprocessing_kit.service.brokers.rabbitmq_session import Message, Session
+from multiprocessing_kit.service.brokers.rabbitmq import ids
+from multiprocessing_kit.service.brokers.rabbitmq.names import new_mark
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
+from multiprocessing_kit.service.brokers.rabbitmq.session import Message, Session
 from multiprocessing_kit.service.job import DeadJob, Event, Job
 
 __all__ = ["Lying"]

@@ -23,12 +23,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from multiprocessing_kit.service.brokers.rabbitmq_forwarding import Forwarding
-from multiprocessing_kit.service.brokers.rabbitmq_names import Names, delay, mark_of, place_of, quorum
-from multiprocessing_kit.service.brokers.rabbitmq_publisher import Letter
-from multiprocessing_kit.service.brokers.rabbitmq_session import Session
-from multiprocessing_kit.service.brokers.rabbitmq_settled import Settled
-from multiprocessing_kit.service.brokers.rabbitmq_wire import Line
+from multiprocessing_kit.service.brokers.rabbitmq.forwarding import Forwarding
+from multiprocessing_kit.service.brokers.rabbitmq.names import Names, delay, mark_of, place_of, quorum
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
+from multiprocessing_kit.service.brokers.rabbitmq.session import Session
+from multiprocessing_kit.service.brokers.rabbitmq.settled import Settled
+from multiprocessing_kit.service.brokers.rabbitmq.wire import Line
 from multiprocessing_kit.service.job import Delivery, Job
 
 __all__ = ["Held", "Intake"]

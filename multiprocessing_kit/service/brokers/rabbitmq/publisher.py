@@ -9,7 +9,7 @@ from typing import Any
 import pika
 
 from multiprocessing_kit.errors import BrokerError
-from multiprocessing_kit.service.brokers.rabbitmq_wire import Line, Wire
+from multiprocessing_kit.service.brokers.rabbitmq.wire import Line, Wire
 
 __all__ = ["Fate", "Letter", "Publisher"]
 

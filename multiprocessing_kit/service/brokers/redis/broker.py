@@ -22,7 +22,7 @@ Keys, where P is `mpkit:{SERVICE}:`, so that all of a service are in one slot:
     P result:ID                 STRING  result of a job; expires
     P id:ID                     STRING  there while a unique id is refused after its push; expires
 
-Each step is one script (see `redis_scripts`), so that a process killed in it has done all of it or nothing.
+Each step is one script (see `scripts`), so that a process killed in it has done all of it or nothing.
 
 A call whose reply was lost may have had its effect, or may have it even after the next connection was made.
 So a consumer says its connection's number when it takes jobs, and what an older one takes is refused; with
@@ -41,9 +41,9 @@ from typing import Any
 from uuid import uuid4
 
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError
-from multiprocessing_kit.service.brokers import redis_scripts as scripts
 from multiprocessing_kit.service.brokers.base import Broker
-from multiprocessing_kit.service.brokers.redis_link import RedisLink, RedisServerAt
+from multiprocessing_kit.service.brokers.redis import scripts
+from multiprocessing_kit.service.brokers.redis.link import RedisLink, RedisServerAt
 from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Job, Outcome, Settlement
 
 __all__ = ["RedisBroker"]

@@ -18,8 +18,8 @@ import redis
 from redis import exceptions
 
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
-from multiprocessing_kit.service.brokers.redis_replies import Replies
-from multiprocessing_kit.service.brokers.redis_scripts import Script
+from multiprocessing_kit.service.brokers.redis.replies import Replies
+from multiprocessing_kit.service.brokers.redis.scripts import Script
 
 __all__ = ["RedisLink", "RedisServerAt"]
 
