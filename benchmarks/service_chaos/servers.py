@@ -104,7 +104,9 @@ def redis() -> Iterator[LocalServer]:
     """One that forgets nothing."""
     with tempfile.TemporaryDirectory(prefix="mpkit-chaos-") as folder:
         (port,) = _free_ports(1)
-        options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "save": ""}
+        # Every second, as by default, it may answer while the disk is behind: a kill takes that.
+        files = {"dir": folder, "save": "", "appendonly": "yes", "appendfsync": "always"}
+        options = {"port": port, "bind": "127.0.0.1", **files}
         command = [_program("redis-server")]
         for name, value in options.items():
             command += [f"--{name}", str(value)]
@@ -143,8 +145,10 @@ def rabbitmq() -> Iterator[LocalServer]:
             "ERL_EPMD_PORT": str(epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_CRASH_DUMP_SECONDS": "0",
-            # It looks for what is over the consumer timeout each second, and no longer once a minute.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-rabbit channel_tick_interval 1000 +sbwt none",
+            # It looks for what is over the consumer timeout each second, and not once a minute; and what a
+            # delay queue could not pass on after a kill is tried again after seconds, and not after three minutes.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-rabbit channel_tick_interval 1000"
+            " -rabbit dead_letter_worker_publisher_confirm_timeout 5000 +sbwt none",
         }
         hello = (b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00")
         url = f"amqp://guest:guest@127.0.0.1:{port}/?consumer_timeout={CONSUMER_TIMEOUT:g}"
