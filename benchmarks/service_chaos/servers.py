@@ -104,7 +104,7 @@ def redis() -> Iterator[LocalServer]:
     """One that forgets nothing."""
     with tempfile.TemporaryDirectory(prefix="mpkit-chaos-") as folder:
         (port,) = _free_ports(1)
-        # Every second, as by default, it may answer while the disk is behind: a kill takes that.
+        # By default it may answer while the disk is behind by up to two seconds, which a kill takes.
         files = {"dir": folder, "save": "", "appendonly": "yes", "appendfsync": "always"}
         options = {"port": port, "bind": "127.0.0.1", **files}
         command = [_program("redis-server")]
@@ -145,8 +145,8 @@ def rabbitmq() -> Iterator[LocalServer]:
             "ERL_EPMD_PORT": str(epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_CRASH_DUMP_SECONDS": "0",
-            # It looks for what is over the consumer timeout each second, and not once a minute; and what a
-            # delay queue could not pass on after a kill is tried again after seconds, and not after three minutes.
+            # It looks for what is over the consumer timeout each second, and not once a minute. What a delay
+            # queue could not pass on after a kill is tried again after seconds, and not after three minutes.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-rabbit channel_tick_interval 1000"
             " -rabbit dead_letter_worker_publisher_confirm_timeout 5000 +sbwt none",
         }
