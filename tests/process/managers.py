@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psutil
-import pytest
-
-from multiprocessing_kit.errors import ManagerError, NotRunningError
+from multiprocessing_kit.errors import ManagerError
 from multiprocessing_kit.manager import Status, WorkerStatus
 from multiprocessing_kit.manager.control import request
+from tests.folders import PATIENCE, InFolder, until
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
-__all__ = ["Program", "until"]
+__all__ = ["Program"]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 45.0
-"""Seconds to wait for what should come at once; a loaded machine must not fail a test."""
-
 _HEADER = """\
 import logging
 import os
@@ -49,17 +39,7 @@ log = logging.getLogger("program")
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T | None], what: str = "it", patience: float = PATIENCE) -> T:
-    """What `look` gives once that is true in a boolean sense; fails the test if it is not in time."""
-    deadline = time.monotonic() + patience
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {patience:g} s for {what}; last: {found!r}")
-        time.sleep(0.02)
-    return found
-
-
-class Program:
+class Program(InFolder):
     """A module `program`, in which `manager` is a `Manager` called "tested".
 
     As a context manager it ends what is left of it, and fails the test if that does not end.
@@ -80,17 +60,14 @@ class Program:
     def __init__(
         self, folder: Path, source: str, *, name: str = "tested", reference: str = "program:manager"
     ) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.name = name
         self.reference = reference
-        self.foreground: subprocess.Popen[bytes] | None = None
-        # A socket's path must be short, and a test's own directory may not be.
-        self._base = Path(os.path.realpath(tempfile.mkdtemp(prefix="mpkit-test-")))
-        self.runtime = self._base / "mpkit"
+        self.runtime = self.base / "mpkit"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("MPKIT_")},
             "PYTHONPATH": str(ROOT),
-            "XDG_RUNTIME_DIR": str(self._base),
+            "XDG_RUNTIME_DIR": str(self.base),
             "PYTHONDONTWRITEBYTECODE": "1",  # a module that is written twice in a second would be stale
         }
         self.write(source)
@@ -136,7 +113,7 @@ class Program:
             check=False,
         )
         if expect is not None:
-            assert done.returncode == expect, self._told(f"{line} exits with {done.returncode}", done)
+            assert done.returncode == expect, self.told(f"{line} exits with {done.returncode}", done)
         return done
 
     def start(self) -> int:
@@ -204,7 +181,7 @@ class Program:
         try:
             return until(look, what)
         except BaseException:
-            print(self._told(f"last status: {last[0]}"))
+            print(self.told(f"last status: {last[0]}"))
             raise
 
     def wait_until_ready(self) -> Status:
@@ -232,7 +209,7 @@ class Program:
         try:
             return until(look, f"{count} log lines with {pattern!r}")
         except BaseException:
-            print(self._told("no such line"))
+            print(self.told("no such line"))
             raise
 
     def wait_for_file(self, name: str) -> Path:
@@ -258,50 +235,3 @@ class Program:
         status = None if self.foreground is None else self.foreground.wait(PATIENCE)
         until(lambda: not self.living(), f"the end of {self.living()}")
         return status
-
-    def living(self) -> list[psutil.Process]:
-        """All processes that live in its folder: master, workers, and what these have started."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if Path(process.cwd()) == self.folder and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
-
-    # ── the end ───────────────────────────────────────────────────────────────────────────────────
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is not None:
-                print(self._told("at the failure"))
-            with contextlib.suppress(NotRunningError, ManagerError):
-                self.ask("exit")
-            deadline = time.monotonic() + PATIENCE
-            # A master that does not listen yet is not heard, and is killed below with its workers.
-            while kind is None and self.living() and time.monotonic() < deadline:
-                if self.foreground is not None:
-                    self.foreground.poll()
-                time.sleep(0.02)
-            left = self._killed()
-            assert kind is not None or not left, f"still alive: {left}"
-        finally:
-            if self.foreground is not None:
-                self.foreground.wait()
-            shutil.rmtree(self._base, ignore_errors=True)
-
-    def _killed(self) -> list[str]:
-        found = []
-        for process in self.living():
-            with contextlib.suppress(psutil.Error):
-                found.append(f"{process.pid} {process.cmdline()}")
-                process.kill()
-        return found
-
-    def _told(self, what: str, done: subprocess.CompletedProcess[str] | None = None) -> str:
-        words = [what] if done is None else [what, done.stdout, done.stderr]
-        return "\n".join([*words, "--- log", self.log])

@@ -14,7 +14,8 @@ import pytest
 
 from multiprocessing_kit.manager import Status, WorkerStatus
 from multiprocessing_kit.queues import FifoQueue
-from tests.process.managers import Program, until
+from tests.folders import until
+from tests.process.managers import Program
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -20,8 +20,9 @@ import pytest
 
 from multiprocessing_kit.errors import ManagerError, NotRunningError
 from multiprocessing_kit.manager import Status, WorkerStatus
+from tests.folders import until
 from tests.forks import in_child
-from tests.process.managers import Program, until
+from tests.process.managers import Program
 
 DONE, FAILED, USAGE, NOT_RUNNING, ALREADY_RUNNING, CONFIG = 0, 1, 2, 3, 75, 78
 NOBODY = 65534

@@ -19,7 +19,8 @@ import pytest
 
 from multiprocessing_kit.errors import ManagerError
 from multiprocessing_kit.manager import Status
-from tests.process.managers import PATIENCE, Program, until
+from tests.folders import PATIENCE, until
+from tests.process.managers import Program
 from tests.process.test_manager_restart import descriptors_at_rest
 
 pytestmark = pytest.mark.timeout(180)

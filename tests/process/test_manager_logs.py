@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.managers import Program, until
+from tests.folders import until
+from tests.process.managers import Program
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -18,7 +18,8 @@ import pytest
 
 from multiprocessing_kit.errors import NotRunningError
 from multiprocessing_kit.manager import Status
-from tests.process.managers import PATIENCE, Program, until
+from tests.folders import PATIENCE, until
+from tests.process.managers import Program
 
 pytestmark = pytest.mark.timeout(180)
 

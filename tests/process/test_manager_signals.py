@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.process.managers import Program, until
+from tests.folders import until
+from tests.process.managers import Program
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -23,7 +23,8 @@ import pytest
 
 from multiprocessing_kit.manager.settings import Settings
 from multiprocessing_kit.manager.unit import systemd_unit
-from tests.process.managers import PATIENCE, Program
+from tests.folders import PATIENCE
+from tests.process.managers import Program
 
 pytestmark = pytest.mark.timeout(180)
 

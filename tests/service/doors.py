@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from tests.process.managers import PATIENCE, ROOT, until
+from tests.folders import PATIENCE, until
+from tests.process.managers import ROOT
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -6,23 +6,19 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import pytest
 
-from multiprocessing_kit.errors import KitError, ManagerError, NotRunningError, ServiceError
+from multiprocessing_kit.errors import ManagerError, ServiceError
 from multiprocessing_kit.manager import Status
 from multiprocessing_kit.manager.control import request
 from multiprocessing_kit.service.brokers.base import Broker
@@ -32,16 +28,14 @@ from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.job import Backlog
 from multiprocessing_kit.service.service import Service
 from multiprocessing_kit.service.status import CrewStatus, ServiceStatus, StatusReader, TopicStatus
+from tests.folders import PATIENCE, InFolder, until
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
-__all__ = ["WORK", "Shop", "until"]
+__all__ = ["WORK", "Shop"]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 45.0
-"""Seconds to wait for what should come at once; a loaded machine must not fail a test."""
-
 WORK = """
     [[topics]]
     name = "work"
@@ -94,17 +88,7 @@ def kill(argument):
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T | None], what: str = "it", patience: float = PATIENCE) -> T:
-    """What `look` gives once that is true in a boolean sense; fails the test if it is not in time."""
-    deadline = time.monotonic() + patience
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {patience:g} s for {what}; last: {found!r}")
-        time.sleep(0.05)
-    return found
-
-
-class Shop:
+class Shop(InFolder):
     """A service in a folder of its own.
 
     As a context manager it ends what is left of it, and fails the test if that does not end. What it does in
@@ -142,12 +126,11 @@ class Shop:
     ) -> None:
         folder.mkdir(exist_ok=True)
         folder = folder.resolve()
-        self.folder = folder
+        super().__init__(folder)
         self.name = name
         self.toml = folder / "service.toml"
-        self.foreground: subprocess.Popen[bytes] | None = None
         # A socket's path must be short, and a test's own directory may not be.
-        self.runtime = Path(os.path.realpath(tempfile.mkdtemp(prefix="mpkit-shop-")))
+        self.runtime = self.base
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("MPKIT_")},
             "PYTHONPATH": str(ROOT),
@@ -196,7 +179,7 @@ class Shop:
             check=False,
         )
         if expect is not None:
-            assert done.returncode == expect, self._told(f"{words} exits with {done.returncode}", done)
+            assert done.returncode == expect, self.told(f"{words} exits with {done.returncode}", done)
         return done
 
     def run(self, *, ready: bool = True) -> int:
@@ -291,7 +274,7 @@ class Shop:
 
         def look() -> Status | None:
             if self.foreground is not None and self.foreground.poll() is not None:
-                pytest.fail(self._told(f"it has ended with {self.foreground.returncode}"))
+                pytest.fail(self.told(f"it has ended with {self.foreground.returncode}"))
             with contextlib.suppress(ManagerError):
                 status = self.master()
                 ready = status.state == "running" and all(w.state == "busy" for w in status.workers)
@@ -398,9 +381,7 @@ class Shop:
 
     def kill_all(self) -> None:
         """SIGKILL to all of its processes, and wait for their end."""
-        for process in self.living():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        self._kill()
         self.wait_for_end()
 
     def wait_for_end(self) -> int | None:
@@ -409,49 +390,6 @@ class Shop:
         self._waited(lambda: not self.living(), "the end of all its processes")
         self.foreground = None
         return status
-
-    def living(self) -> list[psutil.Process]:
-        """All processes that live in its folder: master, consumers, workers, and what these have started."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if Path(process.cwd()) == self.folder and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
-
-    # ── the end ───────────────────────────────────────────────────────────────────────────────────
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is not None:
-                print(self._told("at the failure"))
-            with contextlib.suppress(NotRunningError, KitError):
-                self.ask("exit")
-            deadline = time.monotonic() + PATIENCE
-            # A master that does not listen yet is not heard, and is killed below with its workers.
-            while kind is None and self.living() and time.monotonic() < deadline:
-                if self.foreground is not None:
-                    self.foreground.poll()
-                time.sleep(0.02)
-            left = self._killed()
-            assert kind is not None or not left, f"still alive: {left}"
-        finally:
-            if self.foreground is not None:
-                self.foreground.wait()
-            shutil.rmtree(self.runtime, ignore_errors=True)
-
-    def _killed(self) -> list[str]:
-        found = []
-        for process in self.living():
-            with contextlib.suppress(psutil.Error):
-                found.append(f"{process.pid} {process.cmdline()}")
-                process.kill()
-        return found
 
     def _waited(
         self,
@@ -463,12 +401,8 @@ class Shop:
         try:
             return until(look, what, patience)
         except BaseException:
-            print(self._told(f"last: {last[0]}" if last else what))
+            print(self.told(f"last: {last[0]}" if last else what))
             raise
-
-    def _told(self, what: str, done: subprocess.CompletedProcess[str] | None = None) -> str:
-        words = [what] if done is None else [what, done.stdout, done.stderr]
-        return "\n".join([*words, "--- log", self.log[-20_000:]])
 
 
 def _title(process: psutil.Process) -> str:

@@ -18,9 +18,10 @@ from multiprocessing_kit.service.alerts import Alerts, send
 from multiprocessing_kit.service.config import AlertsConfig, ServiceConfig
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.supervise.fork import fork_child
+from tests.folders import PATIENCE, until
 from tests.service.receivers import Receiver
 from tests.service.servers import RedisServer, free_port
-from tests.service.services import PATIENCE, Shop, until
+from tests.service.services import Shop
 
 PASSWORD = "pass-of-the-test"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.services import PATIENCE, Shop, until
+from tests.folders import PATIENCE, until
+from tests.service.services import Shop
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ from multiprocessing_kit.service.job import Job, Outcome, Settlement
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.stats import Stats
-from tests.process.managers import PATIENCE, until
+from tests.folders import PATIENCE, until
 from tests.service.doors import TOKEN, Door
 from tests.service.servers import RedisServer
 

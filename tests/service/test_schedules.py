@@ -15,7 +15,8 @@ from multiprocessing_kit.service.brokers.sqlite import SqliteBroker
 from multiprocessing_kit.service.config import ScheduleConfig, ServiceConfig
 from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.schedules import Schedules
-from tests.service.services import Shop, until
+from tests.folders import until
+from tests.service.services import Shop
 
 # In Berlin clocks went from 2:00 to 3:00 on 29 March 2026, and from 3:00 to 2:00 on 25 October 2026.
 NEXT = [

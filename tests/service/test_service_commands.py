@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 
 from multiprocessing_kit.cli import main
 from multiprocessing_kit.errors import DuplicateJobError
-from tests.service.services import PATIENCE, ROOT, WORK, Shop, until
+from tests.folders import PATIENCE, until
+from tests.service.services import ROOT, WORK, Shop
 
 FAIL = """
     [[topics]]

@@ -14,7 +14,8 @@ import pytest
 
 from multiprocessing_kit.service import logs
 from multiprocessing_kit.service.logs import JsonFormatter, TextFormatter, at_job
-from tests.service.services import ROOT, Shop, until
+from tests.folders import until
+from tests.service.services import ROOT, Shop
 
 JOBS = """
     import concurrent.futures

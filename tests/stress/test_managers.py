@@ -17,7 +17,8 @@ import pytest
 from multiprocessing_kit.errors import ManagerError, NotRunningError
 from multiprocessing_kit.manager import Status
 from multiprocessing_kit.manager.settings import MOST_WORKERS
-from tests.process.managers import Program, until
+from tests.folders import until
+from tests.process.managers import Program
 from tests.process.test_manager_faults import (
     ALREADY_RUNNING,
     EXITS,
