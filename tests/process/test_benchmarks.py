@@ -18,7 +18,8 @@ from benchmarks.cases import CASES
 from benchmarks.goals import AtMost, Goal, NoMoreThan, NoMoreThanBest, Verdict
 from benchmarks.harness import Case, Contender, LeftOut, Scale, run
 
-pytestmark = pytest.mark.thorough
+# All cases once, those that start servers and services too, take the better part of a minute.
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
