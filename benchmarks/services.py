@@ -81,7 +81,7 @@ class Service:
     module: str
     commands: tuple[tuple[str, ...], ...]
     pushed: Callable[[Any], Callable[[int], object]]
-    needs: str
+    needs: tuple[str, ...]
     broker: str = "{url}"
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -94,13 +94,13 @@ OURS = Service(
     "from multiprocessing_kit.service import Client\nclient = Client({broker!r}, 'benchmark')\n",
     (("multiprocessing_kit.cli", "service", "start", "-c", "service.toml"),),
     lambda module: lambda count: [_client(module).push("work", number) for number in range(count)],
-    "redis",
+    ("pydantic",),
 )
 OURS_SQLITE = Service(
     OURS.module,
     OURS.commands,
     OURS.pushed,
-    "redis",
+    ("pydantic",),
     broker="sqlite:///{folder}/benchmark.db?synchronous=normal",
 )
 CELERY = Service(
@@ -116,7 +116,7 @@ def work(number):
 """,
     (("celery", "-A", "tasks", "worker", "-c", str(WORKERS), "-l", "ERROR"),),
     lambda module: lambda count: [module.work.delay(number) for number in range(count)],
-    "celery",
+    ("celery",),
 )
 DRAMATIQ = Service(
     """
@@ -130,7 +130,7 @@ def work(number):
 """,
     (("dramatiq", "tasks", "-p", str(WORKERS), "-t", "1"),),
     lambda module: lambda count: [module.work.send(number) for number in range(count)],
-    "dramatiq",
+    ("dramatiq",),
 )
 RQ = Service(
     """
@@ -139,7 +139,7 @@ queue = rq.Queue(connection=redis.Redis.from_url({url!r}))
 """,
     (("rq.cli", "worker", "--quiet", "--url", "{url}"),) * WORKERS,
     lambda module: lambda count: [module.queue.enqueue("job.work", number) for number in range(count)],
-    "rq",
+    ("rq",),
 )
 HUEY = Service(
     """
@@ -152,7 +152,7 @@ def work(number):
 """,
     (("huey.bin.huey_consumer", "tasks.app", "-w", str(WORKERS), "-k", "process", "-q"),),
     lambda module: lambda count: [module.work(number) for number in range(count)],
-    "huey",
+    ("huey",),
 )
 
 
@@ -250,7 +250,8 @@ def prepared(service: Service, folder: Path, url: str) -> Prepared:
     Raises:
         ImportError: What it needs is not installed.
     """
-    importlib.import_module(service.needs)
+    for package in (*service.needs, "redis"):
+        importlib.import_module(package)
     broker = service.broker.format(url=url, folder=folder)
     (folder / "job.py").write_text(_JOB.format(url=url, counter=COUNTER))
     (folder / "tasks.py").write_text(service.module.format(url=url, broker=broker))
