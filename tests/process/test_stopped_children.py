@@ -37,7 +37,7 @@ def test_the_others_go_on(at: int, batch_size: Any, ran: Ran) -> None:
         answers.append(answer)
         if len(answers) == COUNT - lease:
             pid = int.from_bytes(os.read(reading, 8), "little")
-            assert os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is not None
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # it may have told us, and not be stopped yet
             os.kill(pid, signal.SIGCONT)
     os.close(reading)
     os.close(writing)
