@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "JobId"]
 
+_ID_BYTES = 12
 _FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.25
 
 
@@ -109,7 +110,11 @@ class Client:
         priority: int = 0,
     ) -> list[JobId]:
         """Add a job for each argument, in one go; see `push`."""
-        jobs = [self._job(topic, argument, delay=delay, at=at, priority=priority) for argument in arguments]
+        call = secrets.token_hex(_ID_BYTES)  # once: for each it would cost as much as the rest
+        jobs = [
+            self._job(topic, argument, delay=delay, at=at, priority=priority, name=f"{call}-{number}")
+            for number, argument in enumerate(arguments)
+        ]
         self._broker.push(jobs)
         return [self._id(job) for job in jobs]
 
@@ -159,6 +164,7 @@ class Client:
         at: float | None,
         priority: int,
         id: str | None = None,
+        name: str = "",
     ) -> Job:
         if not topic or not isinstance(topic, str):
             raise ServiceError(f"topic {topic!r} is no name")
@@ -167,7 +173,8 @@ class Client:
         if id is not None and (not id or len(id) > 200):
             raise ServiceError(f"id {id!r:.100} is not 1 to 200 characters")
         due = at if at is not None else time.time() + delay if delay > 0 else 0.0
-        name = secrets.token_hex(12) if id is None else id
+        if not name:
+            name = secrets.token_hex(_ID_BYTES) if id is None else id
         return Job(name, topic, self._payloads.encode(argument), priority, due, is_unique=id is not None)
 
     def _id(self, job: Job) -> JobId:

@@ -23,6 +23,8 @@ ENCODINGS = ("json", "msgpack", "pickle")
 
 _DIGEST_BYTES = 32
 
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode  # `dumps` makes one each time
+
 
 class Payloads:
     """Writes in one encoding, and reads all that it may.
@@ -62,7 +64,7 @@ class Payloads:
         """
         try:
             if self.encoding == "json":
-                return b"j" + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+                return b"j" + _to_json(value).encode()
             if self.encoding == "msgpack":
                 import msgpack  # noqa: PLC0415
 
