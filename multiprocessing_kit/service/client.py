@@ -112,7 +112,7 @@ class Client:
         """Add a job for each argument, in one go; see `push`."""
         call = secrets.token_hex(_ID_BYTES)  # once: for each it would cost as much as the rest
         jobs = [
-            self._job(topic, argument, delay=delay, at=at, priority=priority, name=f"{call}-{number}")
+            self._job(topic, argument, delay=delay, at=at, priority=priority, name=f"{call}{number:06x}")
             for number, argument in enumerate(arguments)
         ]
         self._broker.push(jobs)
