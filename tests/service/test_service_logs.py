@@ -23,7 +23,7 @@ JOBS = """
     import threading
     import warnings
 
-    library = logging.getLogger("some.library")
+    library = logging.getLogger("some.package")
     mine = logging.getLogger("jobs")
 
     def speak(argument):
