@@ -95,10 +95,14 @@ class Client:
             PayloadError: The argument cannot be written in this encoding.
             BrokerUnavailableError: The broker cannot be reached; whether the job was added is not known.
         """
-        job = self._job(topic, argument, delay=delay, at=at, priority=priority, id=id)
-        if not self._broker.push([job])[0]:
-            raise DuplicateJobError(f"topic {topic!r} has a job {job.id!r} that is not done", job_id=job.id)
-        return self._id(job)
+        due = _checked(topic, priority, delay, at)
+        if id is not None and (not id or len(id) > 200):
+            raise ServiceError(f"id {id!r:.100} is not 1 to 200 characters")
+        job_id = secrets.token_hex(_ID_BYTES) if id is None else id
+        payload = self._payloads.encode(argument)
+        if not self._broker.push([Job(job_id, topic, payload, priority, due, is_unique=id is not None)])[0]:
+            raise DuplicateJobError(f"topic {topic!r} has a job {job_id!r} that is not done", job_id=job_id)
+        return self._id(job_id)
 
     def push_many(
         self,
@@ -110,13 +114,14 @@ class Client:
         priority: int = 0,
     ) -> list[JobId]:
         """Add a job for each argument, in one go; see `push`."""
+        due = _checked(topic, priority, delay, at)
+        payloads = [self._payloads.encode(argument) for argument in arguments]  # all, before one is sent
         call = secrets.token_hex(_ID_BYTES)  # once: for each it would cost as much as the rest
-        jobs = [
-            self._job(topic, argument, delay=delay, at=at, priority=priority, name=f"{call}{number:06x}")
-            for number, argument in enumerate(arguments)
-        ]
-        self._broker.push(jobs)
-        return [self._id(job) for job in jobs]
+        ids = [f"{call}{number:06x}" for number in range(len(payloads))]
+        self._broker.push(
+            Job(job_id, topic, payload, priority, due) for job_id, payload in zip(ids, payloads, strict=True)
+        )
+        return [self._id(job_id) for job_id in ids]
 
     def wait(self, job_id: str, timeout: float | None = None) -> Any:
         """Wait for a job's end; see `JobId.wait`."""
@@ -155,29 +160,16 @@ class Client:
     ) -> None:
         self.close()
 
-    def _job(
-        self,
-        topic: str,
-        argument: Any,
-        *,
-        delay: float,
-        at: float | None,
-        priority: int,
-        id: str | None = None,
-        name: str = "",
-    ) -> Job:
-        if not topic or not isinstance(topic, str):
-            raise ServiceError(f"topic {topic!r} is no name")
-        if not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
-            raise ServiceError(f"priority {priority} is not from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}")
-        if id is not None and (not id or len(id) > 200):
-            raise ServiceError(f"id {id!r:.100} is not 1 to 200 characters")
-        due = at if at is not None else time.time() + delay if delay > 0 else 0.0
-        if not name:
-            name = secrets.token_hex(_ID_BYTES) if id is None else id
-        return Job(name, topic, self._payloads.encode(argument), priority, due, is_unique=id is not None)
-
-    def _id(self, job: Job) -> JobId:
-        made = JobId(job.id)
+    def _id(self, job_id: str) -> JobId:
+        made = JobId(job_id)
         made._client = self
         return made
+
+
+def _checked(topic: str, priority: int, delay: float, at: float | None) -> float:
+    """When a job of these is due, or raise."""
+    if not topic or not isinstance(topic, str):
+        raise ServiceError(f"topic {topic!r} is no name")
+    if not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise ServiceError(f"priority {priority} is not from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}")
+    return at if at is not None else time.time() + delay if delay > 0 else 0.0

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Job, Outcome, Settlement
@@ -45,7 +45,7 @@ class Broker(ABC):
     # ── for everybody ─────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
-    def push(self, jobs: Sequence[Job]) -> list[bool]:
+    def push(self, jobs: Iterable[Job]) -> list[bool]:
         """Add jobs; all are safe when it returns.
 
         Returns:

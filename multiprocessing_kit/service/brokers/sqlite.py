@@ -13,7 +13,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -85,7 +85,7 @@ class SqliteBroker(Broker):
 
     # ── for everybody ─────────────────────────────────────────────────────────────────────────────
 
-    def push(self, jobs: Sequence[Job]) -> list[bool]:
+    def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
         with self._transaction("push") as db:
             return [self._push(db, job) for job in jobs]

@@ -21,7 +21,7 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pika
@@ -79,8 +79,9 @@ class RabbitBroker(Broker):
 
     # ── for everybody ─────────────────────────────────────────────────────────────────────────────
 
-    def push(self, jobs: Sequence[Job]) -> list[bool]:
+    def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
+        jobs = list(jobs)
         with self._told("push"):
             session, now = self._connected(), time.time()
             self._results.expect(jobs)

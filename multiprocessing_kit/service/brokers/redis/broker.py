@@ -36,7 +36,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -90,15 +90,15 @@ class RedisBroker(Broker):
 
     # ── for everybody ─────────────────────────────────────────────────────────────────────────────
 
-    def push(self, jobs: Sequence[Job]) -> list[bool]:
+    def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
-        replies = self._run("push", scripts.PUSH, *_pushes(jobs))
+        with self._told() as link:
+            replies = link.run_all("push", scripts.PUSH, self._key, _pushes(jobs), soon=True)
         return [added == _YES for reply in replies for added in reply]
 
     def backlog(self, topic: str) -> Backlog:
         """See `Broker.backlog`."""
-        (reply,) = self._run("count the jobs", scripts.BACKLOG, [topic.encode()])
-        ready, delayed, running, dead, oldest = reply
+        ready, delayed, running, dead, oldest = self._run("count the jobs", scripts.BACKLOG, topic.encode())
         return Backlog(ready, delayed, running, dead, max(0.0, float(oldest)))
 
     def purge(self, topic: str) -> int:
@@ -106,7 +106,7 @@ class RedisBroker(Broker):
         there = self.backlog(topic)
         count = 0
         while count < there.ready + there.delayed:
-            (purged,) = self._run("purge", scripts.PURGE, [topic.encode(), b"%d" % _PURGED_AT_ONCE])
+            purged = self._run("purge", scripts.PURGE, topic.encode(), b"%d" % _PURGED_AT_ONCE)
             if not purged:
                 break
             count += purged
@@ -123,7 +123,7 @@ class RedisBroker(Broker):
         """See `Broker.dead_letters`."""
         found = []
         for ids in _parts(self._dead_ids(topic, limit - 1) if limit > 0 else [], _DEAD_AT_ONCE):
-            (reply,) = self._run("list dead letters", scripts.DEAD, [topic.encode(), *ids])
+            reply = self._run("list dead letters", scripts.DEAD, topic.encode(), *ids)
             for record, died in zip(reply[::2], reply[1::2], strict=True):
                 if record is not None:  # it was retried or purged meanwhile
                     found.append(DeadJob(self._decoded(record), float(died)))
@@ -133,14 +133,14 @@ class RedisBroker(Broker):
         """See `Broker.dead_retry`."""
         count = 0
         for ids in _parts(self._these_dead(topic, job_ids), _DEAD_AT_ONCE):
-            (reply,) = self._run("look for dead letters", scripts.DEAD, [topic.encode(), *ids])
+            reply = self._run("look for dead letters", scripts.DEAD, topic.encode(), *ids)
             words = [topic.encode()]
             for record in reply[::2]:
                 if record is not None:
                     job = self._decoded(record)
                     job.attempt, job.crashes, job.idle_for, job.due = 1, 0, 0.0, 0.0
                     words += [job.id.encode(), _rank(job.priority), job.encode()]
-            (retried,) = self._run("retry dead letters", scripts.DEAD_RETRY, words)
+            retried = self._run("retry dead letters", scripts.DEAD_RETRY, *words)
             count += retried
         return count
 
@@ -148,7 +148,7 @@ class RedisBroker(Broker):
         """See `Broker.dead_purge`."""
         count = 0
         for ids in _parts(self._these_dead(topic, job_ids), _PURGED_AT_ONCE):
-            (purged,) = self._run("purge dead letters", scripts.DEAD_PURGE, [topic.encode(), *ids])
+            purged = self._run("purge dead letters", scripts.DEAD_PURGE, topic.encode(), *ids)
             count += purged
         return count
 
@@ -156,7 +156,7 @@ class RedisBroker(Broker):
         """See `Broker.close`."""
         if self._consumer and self._pid == os.getpid():
             with contextlib.suppress(BrokerError):
-                self._run("leave", scripts.LEAVE, [self._consumer, self._generation])
+                self._run("leave", scripts.LEAVE, self._consumer, self._generation)
         self._disconnect()
         self._forget()
 
@@ -168,7 +168,7 @@ class RedisBroker(Broker):
         self._forget()
         self._topics, self._lease = tuple(topics), lease
         with self._told() as link:
-            link.run("join", scripts.LEAVE, self._key, [consumer.encode(), b""])
+            link.run("join", scripts.LEAVE, self._key, consumer.encode(), b"")
             self._consumer = consumer.encode()
             self._register(link)
         if not self._keeps:
@@ -200,7 +200,7 @@ class RedisBroker(Broker):
     def _reserve(self, link: RedisLink, limit: int, topics: Sequence[bytes]) -> list[bytes] | None:
         self._reserves += 1
         words = [self._consumer, self._mark(), self._token(), b"%d" % limit, *topics]
-        reply: list[bytes] | None = link.run("reserve", scripts.RESERVE, self._key, words)[0]
+        reply: list[bytes] | None = link.run("reserve", scripts.RESERVE, self._key, *words)
         return reply
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
@@ -212,7 +212,7 @@ class RedisBroker(Broker):
             words += _settled(settlement)
         with self._told() as link:
             try:
-                (reply,) = link.run("settle", scripts.SETTLE, self._key, words)
+                reply = link.run("settle", scripts.SETTLE, self._key, *words)
             except BrokerUnavailableError:
                 self._doubtful.update((s.delivery.job.id, s.delivery.token) for s in settlements)
                 raise
@@ -259,7 +259,7 @@ class RedisBroker(Broker):
             "\n".join(self._topics).encode(),
             b"%d" % sweeps,
         ]
-        (was,) = link.run("extend the lease", scripts.EXTEND, self._key, words)
+        was = link.run("extend the lease", scripts.EXTEND, self._key, *words)
         if not was:
             self._generation = new
             self._held.clear()
@@ -272,7 +272,7 @@ class RedisBroker(Broker):
         words = [self._consumer, "\n".join(self._topics).encode()]
         for job_id, token in self._held.items():
             words += [job_id.encode(), token]
-        link.run("release lost jobs", scripts.KEEP_ONLY, self._key, words)
+        link.run("release lost jobs", scripts.KEEP_ONLY, self._key, *words)
 
     def _hear(self) -> None:
         """Forget what was published so far: what comes from now on is seen by `reserve`, or rings again."""
@@ -317,15 +317,9 @@ class RedisBroker(Broker):
         with self._told() as link:
             return link.call(what, command)[0]
 
-    def _run(self, what: str, script: scripts.Script, *calls: Sequence[bytes]) -> list[Any]:
-        if not calls:
-            return []
-        link = self._connected()
-        try:
-            return link.run(what, script, self._key, *calls)
-        except BaseException:
-            self._disconnect()
-            raise
+    def _run(self, what: str, script: scripts.Script, *arguments: bytes) -> Any:
+        with self._told() as link:
+            return link.run(what, script, self._key, *arguments)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[RedisLink]:
@@ -380,7 +374,7 @@ class RedisBroker(Broker):
         self._link = self._bell = None
 
 
-def _pushes(jobs: Sequence[Job]) -> Iterator[list[bytes]]:
+def _pushes(jobs: Iterable[Job]) -> Iterator[list[bytes]]:
     """The arguments of calls of `PUSH`: runs of jobs that differ in nothing but id and record."""
     words: list[bytes] = [b""]
     like: object = None

@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -123,18 +123,30 @@ class RedisLink:
         except FAILURES as error:
             raise self._server.failed(what, error) from error
 
-    def run(self, what: str, script: Script, key: bytes, *calls: Sequence[bytes]) -> list[Any]:
+    def run(self, what: str, script: Script, key: bytes, *arguments: bytes) -> Any:
+        """Run a script, and return its reply; see `run_all`."""
+        return self.run_all(what, script, key, [arguments])[0]
+
+    def run_all(
+        self, what: str, script: Script, key: bytes, calls: Iterable[Sequence[bytes]], *, soon: bool = False
+    ) -> list[Any]:
         """Run a script, once for each of the calls' arguments.
 
         Args:
             what: It is for, in an error's text.
             script: The script, which the server is told if it does not know it.
             key: Its key.
-            calls: The arguments of each.
+            calls: The arguments of each. The server is at one while the next is made.
+            soon: Whether not to sleep until the reply, if that is a matter of some hundred microseconds.
         """
-        commands = [[b"EVALSHA", script.sha, b"1", key, *call] for call in calls]
+        commands: list[Sequence[bytes]] = []
         try:
-            replies = self._exchange(commands)
+            for call in calls:
+                commands.append([b"EVALSHA", script.sha, b"1", key, *call])
+                self._send(commands[-1])
+            if soon and commands:
+                self._replies.look()
+            replies = [self._replies.read() for _ in commands]
             # The server has started anew, or an operator has dropped the scripts: none of these has run.
             unknown = [i for i, reply in enumerate(replies) if _is_unknown(reply)]
             if unknown:
@@ -149,7 +161,7 @@ class RedisLink:
     def subscribe(self, channels: Sequence[bytes]) -> None:
         """Hear of these; returns when the server has taken note. From then on, only `drain` it."""
         try:
-            self._socket.sendall(_packed([b"SUBSCRIBE", *channels]))
+            self._send([b"SUBSCRIBE", *channels])
             _good([self._replies.read() for _ in channels])
             self._socket.setblocking(False)
         except FAILURES as error:
@@ -174,9 +186,12 @@ class RedisLink:
         """Idempotent. In a child that was forked since, what the parent has stays open."""
         self._connection.disconnect()
 
+    def _send(self, command: Sequence[bytes]) -> None:
+        self._socket.sendall(_packed(command))
+
     def _exchange(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         for command in commands:
-            self._socket.sendall(_packed(command))
+            self._send(command)
         return [self._replies.read() for _ in commands]
 
 

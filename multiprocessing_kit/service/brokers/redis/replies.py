@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
+import time
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -11,6 +14,12 @@ from redis.exceptions import InvalidResponse, ResponseError
 __all__ = ["Replies"]
 
 _READ = 1 << 16
+
+_SOON_SECONDS = 0.0005
+"""What a reply from the same host takes at most. To wake a virtual processor may take as long."""
+
+_PAUSE = 10
+"""Replies for which nobody looks after one that did not come soon: the server is far away, or busy."""
 
 
 class Replies:
@@ -24,6 +33,23 @@ class Replies:
         self._source = source
         self._data = bytearray()
         self._at = 0
+        self._pause = 0
+
+    def look(self) -> None:
+        """Wait for a reply without sleep, for a moment: to be woken may take longer than the reply."""
+        if self._pause or isinstance(self._source, ssl.SSLSocket):
+            self._pause = max(0, self._pause - 1)
+            return
+        until = time.perf_counter() + _SOON_SECONDS
+        while time.perf_counter() < until:
+            try:
+                part = os.read(self._source.fileno(), _READ)  # sockets with a timeout do not block
+            except BlockingIOError:
+                os.sched_yield()  # the server may be in need of this processor
+                continue
+            self._add(part)
+            return
+        self._pause = _PAUSE
 
     def read(self) -> Any:
         """The next: bytes, int, list, None, or a `ResponseError`, which is returned."""
@@ -58,7 +84,9 @@ class Replies:
         return found
 
     def _more(self) -> None:
-        part = self._source.recv(_READ)
+        self._add(self._source.recv(_READ))
+
+    def _add(self, part: bytes) -> None:
         if not part:
             raise RedisConnectionError("the server has closed the connection")
         if self._at == len(self._data):
