@@ -21,7 +21,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from multiprocessing_kit.service.brokers.sqlite import SqliteBroker
+from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker
 from multiprocessing_kit.service.config import TopicConfig
 from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.http import bodies
@@ -205,7 +205,8 @@ def test_a_push_of_several(door: Door, broker: SqliteBroker) -> None:
     assert ids[1] == "two"
     assert [Payloads().decode(job.payload) for job in reserved(broker)] == [1, 2]
     assert broker.backlog("image").delayed == 4
-    rows = broker._connection.execute("SELECT id, due FROM jobs WHERE state = 1").fetchall()  # type: ignore[union-attr]
+    with broker.database.reading("look") as database:
+        rows = database.execute("SELECT id, due FROM jobs WHERE state = 1").fetchall()
     due = {key.removeprefix("shop/"): instant for key, instant in rows}
     assert before + 1000 <= due[ids[2]] <= time.time() + 1000
     assert due[ids[3]] == due[ids[4]] == due[ids[5]] == later.timestamp()
@@ -391,7 +392,7 @@ def test_the_access_log(door: Door, broker: SqliteBroker) -> None:
 def test_a_locked_file(tmp_path: Path) -> None:
     with Door(tmp_path) as door, SqliteBroker(door.broker, "shop") as broker:
         door.run()
-        with broker._transaction("lock"):
+        with broker.database.transaction("lock"):
             answer = door.ask("POST", JOBS, json={"id": "one"})
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert door.ask("GET", "/health").status_code == 200  # it can be read

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from multiprocessing_kit.service import schedules
-from multiprocessing_kit.service.brokers.sqlite import SqliteBroker
+from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker
 from multiprocessing_kit.service.config import ScheduleConfig, ServiceConfig
 from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.schedules import Schedules

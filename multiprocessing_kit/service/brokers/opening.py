@@ -13,8 +13,7 @@ def open_broker(url: str, service: str) -> Broker:
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://…`, `rediss://…`, `unix://…` (Redis
-        at
-            a socket), `amqp://…` or `amqps://…`.
+            at a socket), `amqp://…` or `amqps://…`.
         service: Name of the service whose jobs they are.
 
     Raises:
@@ -23,7 +22,7 @@ def open_broker(url: str, service: str) -> Broker:
     scheme = url.partition(":")[0]  # nothing else of it is told: the rest may hold a password
     # Each needs a library that only its users have, or that takes long to import.
     if scheme == "sqlite":
-        from multiprocessing_kit.service.brokers.sqlite import SqliteBroker  # noqa: PLC0415
+        from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker  # noqa: PLC0415
 
         return SqliteBroker(url, service)
     try:

@@ -1,0 +1,1 @@
+"""Jobs on a SQLite server; see `broker`."""

@@ -1,0 +1,174 @@
+"""The file: its tables, and a connection that outlives neither an error nor a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
+from multiprocessing_kit.service.brokers.sqlite.file_watch import FileWatch
+
+__all__ = ["DEAD", "DELAYED", "HELD", "READY", "Database"]
+
+READY, DELAYED, HELD, DEAD = range(4)
+"""States of a job."""
+
+_VERSION = 1
+_LOCKED_SECONDS = 5.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    service TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    state INTEGER NOT NULL,     -- 0 ready, 1 delayed, 2 held, 3 dead
+    rank INTEGER NOT NULL,      -- minus its priority
+    place INTEGER NOT NULL,     -- its turn in its rank: nanoseconds, when it was pushed or retried
+    due REAL NOT NULL,          -- of a ready one: since when it is; of a dead one: when it died
+    consumer TEXT,              -- of a held one
+    record BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS ready ON jobs (service, topic, rank, place) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS waiting ON jobs (service, topic, due) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS delayed ON jobs (service, topic, due) WHERE state = 1;
+CREATE INDEX IF NOT EXISTS held ON jobs (consumer, topic) WHERE state = 2;
+CREATE INDEX IF NOT EXISTS dead ON jobs (service, topic, due) WHERE state = 3;
+CREATE TABLE IF NOT EXISTS ids (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (
+    id TEXT PRIMARY KEY, until REAL NOT NULL, result BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS consumers (
+    name TEXT PRIMARY KEY, service TEXT NOT NULL, until REAL NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+
+
+class Database:
+    """One file.
+
+    Args:
+        url: `sqlite:///FILE`, with `?synchronous=full` for a disk that must have each push when it returns.
+
+    Attributes:
+        url: As given.
+        path: Of the file, absolute.
+        watch: Sees what others write, once `hear` was called.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.path, self._synchronous = _parsed(url)
+        self.watch: FileWatch | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._pid = 0
+
+    @contextlib.contextmanager
+    def transaction(self, what: str) -> Iterator[sqlite3.Connection]:
+        """Do `what` as a whole or not at all.
+
+        Raises:
+            BrokerUnavailableError: The file cannot be reached or written just now.
+            BrokerError: It is no file of a service, or not whole.
+        """
+        with self._told(what):
+            db = self._connected()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def reading(self, what: str) -> Iterator[sqlite3.Connection]:
+        """Look at what there is; raises as `transaction`."""
+        with self._told(what):
+            yield self._connected()
+
+    def hear(self) -> None:
+        """Have `watch` forget what was written so far."""
+        with self.reading("open the file"):
+            if self.watch is None:
+                self.watch = FileWatch(Path(f"{self.path}-wal"))
+            self.watch.clear()
+
+    def disconnect(self) -> None:
+        """Idempotent. In a child that was forked since, what the parent has stays open."""
+        connection, self._connection = self._connection, None
+        watch, self.watch = self.watch, None
+        if self._pid == os.getpid():
+            if watch is not None:
+                watch.close()
+            if connection is not None:
+                connection.close()
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            self.disconnect()
+            if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
+                text = f"cannot {what} in {self.path}: {error}"
+                raise BrokerUnavailableError(text, broker=self.url) from error
+            text = f"cannot {what} in {self.path}: {error}; is it a file of a service, and whole?"
+            raise BrokerError(text, broker=self.url) from error
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and self._pid == os.getpid():
+            return self._connection
+        # A connection that was open before a fork is its parent's: it is left alone, not closed.
+        if not self.path.parent.is_dir():
+            text = f"cannot open {self.path}: there is no directory {self.path.parent}"
+            raise BrokerUnavailableError(text, broker=self.url)
+        db = sqlite3.connect(
+            self.path,
+            timeout=_LOCKED_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._create(db)
+            elif version != _VERSION:
+                text = f"{self.path} is of version {version}, and this program knows {_VERSION}"
+                raise BrokerError(text, broker=self.url)
+        except BaseException:
+            db.close()
+            raise
+        self._connection, self._pid = db, os.getpid()
+        return db
+
+    def _create(self, db: sqlite3.Connection) -> None:
+        db.execute("BEGIN IMMEDIATE")  # of several that come first, one finds it empty
+        if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            db.execute("ROLLBACK")
+            return
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise BrokerError(f"{self.path} is another program's database", broker=self.url)
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        db.execute("COMMIT")
+
+
+def _parsed(url: str) -> tuple[Path, str]:
+    """Path and PRAGMA synchronous; relative to where the program runs."""
+    parts = urlsplit(url)
+    options = parse_qs(parts.query)
+    synchronous = options.pop("synchronous", ["normal"])[-1]
+    if parts.netloc or len(parts.path) < 2 or options or synchronous not in ("normal", "full"):
+        text = f"broker {url!r} is not sqlite:///FILE, with or without ?synchronous=full"
+        raise ServiceConfigError(text, key="broker")
+    return Path(os.path.abspath(unquote(parts.path[1:]))), synchronous
