@@ -21,7 +21,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from multiprocessing_kit.errors import ServiceConfigError
-from multiprocessing_kit.service.config import AlertsConfig, ServiceConfig, from_environment
+from multiprocessing_kit.service.config import AlertsConfig, ServiceConfig
+from multiprocessing_kit.service.config_fields import from_environment
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.supervise.child import ForkedChild
 from multiprocessing_kit.supervise.fork import fork_child

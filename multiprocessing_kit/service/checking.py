@@ -12,10 +12,12 @@ from functools import partial
 
 from multiprocessing_kit.errors import KitError, ManagerConfigError, ServiceConfigError, describe_exit
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.config import ServiceConfig, TopicConfig, from_environment
+from multiprocessing_kit.service.config import ServiceConfig
+from multiprocessing_kit.service.config_fields import from_environment
 from multiprocessing_kit.service.config_file import ConfigFile, Problem
 from multiprocessing_kit.service.service import Service
 from multiprocessing_kit.service.toml_lines import Key
+from multiprocessing_kit.service.topic_config import TopicConfig
 from multiprocessing_kit.service.work import loaded, topic_worker
 from multiprocessing_kit.supervise.fork import fork_child
 

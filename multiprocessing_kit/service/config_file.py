@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from multiprocessing_kit.errors import ServiceConfigError
-from multiprocessing_kit.service.config import PATTERNS, ServiceConfig, known_keys
+from multiprocessing_kit.service.config import ServiceConfig, known_keys
+from multiprocessing_kit.service.config_fields import PATTERNS
 from multiprocessing_kit.service.toml_lines import Key, key_lines
 
 if sys.version_info >= (3, 11):

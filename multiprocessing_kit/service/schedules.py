@@ -13,9 +13,10 @@ import zoneinfo
 from datetime import datetime
 
 from multiprocessing_kit.service.brokers.base import Broker
-from multiprocessing_kit.service.config import ScheduleConfig, ServiceConfig, TopicConfig
+from multiprocessing_kit.service.config import ServiceConfig
 from multiprocessing_kit.service.job import Job
 from multiprocessing_kit.service.payloads import Payloads
+from multiprocessing_kit.service.topic_config import ScheduleConfig, TopicConfig
 
 __all__ = ["Schedules"]
 

@@ -8,10 +8,10 @@ import time
 from multiprocessing_kit.errors import JobTimeoutError
 from multiprocessing_kit.retry import History
 from multiprocessing_kit.service.channel import Answer
-from multiprocessing_kit.service.config import TopicConfig
 from multiprocessing_kit.service.crew import Done
 from multiprocessing_kit.service.job import Delivery, Job, Outcome, Settlement
 from multiprocessing_kit.service.payloads import Payloads
+from multiprocessing_kit.service.topic_config import TopicConfig
 
 __all__ = ["Settling"]
 

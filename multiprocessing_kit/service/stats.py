@@ -12,9 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from multiprocessing_kit.service.config import TopicConfig
 from multiprocessing_kit.service.crew import WorkerState
 from multiprocessing_kit.service.job import Outcome, Settlement
+from multiprocessing_kit.service.topic_config import TopicConfig
 
 __all__ = ["Stats", "read_stats"]
 

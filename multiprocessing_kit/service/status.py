@@ -13,11 +13,12 @@ from multiprocessing_kit.errors import BrokerError, ManagerError, NotRunningErro
 from multiprocessing_kit.manager import Manager, Status
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.config import ServiceConfig, TopicConfig, WorkersConfig
+from multiprocessing_kit.service.config import ServiceConfig
 from multiprocessing_kit.service.crew import WorkerState
 from multiprocessing_kit.service.job import Backlog, Outcome
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.stats import read_stats
+from multiprocessing_kit.service.topic_config import TopicConfig, WorkersConfig
 
 __all__ = ["CrewStatus", "ServiceStatus", "StatusReader", "TopicStatus", "shown_url"]
 

@@ -21,10 +21,11 @@ from multiprocessing_kit.manager.context import Context
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.retry import History
 from multiprocessing_kit.service.channel import Answer, Task, WorkerEnd
-from multiprocessing_kit.service.config import ServiceConfig, TopicConfig
+from multiprocessing_kit.service.config import ServiceConfig
 from multiprocessing_kit.service.logs import at_job
 from multiprocessing_kit.service.marks import Mark
 from multiprocessing_kit.service.payloads import Payloads
+from multiprocessing_kit.service.topic_config import TopicConfig
 from multiprocessing_kit.supervise.memory import resident_memory
 from multiprocessing_kit.supervise.respawn import RECYCLED
 from multiprocessing_kit.worker import Worker, as_worker

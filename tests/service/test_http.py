@@ -22,7 +22,6 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker
-from multiprocessing_kit.service.config import TopicConfig
 from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.http import bodies
 from multiprocessing_kit.service.http.connections import Guard
@@ -30,6 +29,7 @@ from multiprocessing_kit.service.job import Job, Outcome, Settlement
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.stats import Stats
+from multiprocessing_kit.service.topic_config import TopicConfig
 from tests.folders import PATIENCE, until
 from tests.service.doors import TOKEN, Door
 from tests.service.servers import RedisServer

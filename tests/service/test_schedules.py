@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from multiprocessing_kit.service import schedules
 from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker
-from multiprocessing_kit.service.config import ScheduleConfig, ServiceConfig
+from multiprocessing_kit.service.config import ServiceConfig
 from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.schedules import Schedules
+from multiprocessing_kit.service.topic_config import ScheduleConfig
 from tests.folders import until
 from tests.service.services import Shop
 

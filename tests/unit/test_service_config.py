@@ -9,7 +9,8 @@ import pytest
 
 from multiprocessing_kit.errors import ServiceConfigError
 from multiprocessing_kit.retry import RetryType
-from multiprocessing_kit.service.config import ServiceConfig, from_environment, known_keys
+from multiprocessing_kit.service.config import ServiceConfig, known_keys
+from multiprocessing_kit.service.config_fields import from_environment
 from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.status import shown_url
 from multiprocessing_kit.service.toml_lines import Key, key_lines

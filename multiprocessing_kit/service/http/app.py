@@ -18,7 +18,8 @@ from starlette.types import ASGIApp
 
 from multiprocessing_kit.errors import BrokerUnavailableError, PayloadError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
-from multiprocessing_kit.service.config import HttpConfig, ServiceConfig, TopicConfig, from_environment
+from multiprocessing_kit.service.config import HttpConfig, ServiceConfig
+from multiprocessing_kit.service.config_fields import from_environment
 from multiprocessing_kit.service.http.access import AccessLog, Token
 from multiprocessing_kit.service.http.answers import answer, problem
 from multiprocessing_kit.service.http.bodies import BodyLimit, Linger
@@ -28,6 +29,7 @@ from multiprocessing_kit.service.http.metrics import Metrics
 from multiprocessing_kit.service.http.openapi import LONGEST_WAIT, description
 from multiprocessing_kit.service.http.requests import WrongRequestError, jobs_of
 from multiprocessing_kit.service.job import Backlog, Job
+from multiprocessing_kit.service.topic_config import TopicConfig
 
 __all__ = ["Door", "token_of"]
 
