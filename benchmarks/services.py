@@ -9,18 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from benchmarks.harness import LeftOut
 
 __all__ = [
     "CELERY",
@@ -33,7 +28,6 @@ __all__ = [
     "Prepared",
     "Service",
     "prepared",
-    "redis_server",
 ]
 
 COUNTER = "done"
@@ -154,47 +148,6 @@ def work(number):
     lambda module: lambda count: [module.work(number) for number in range(count)],
     ("huey",),
 )
-
-
-@contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis of our own, with its log of commands on the disk; gives its URL."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise LeftOut("there is no redis-server: scripts/install-servers installs it")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--dir",
-        str(folder),
-        "--save",
-        "",
-        "--appendonly",
-        "yes",
-    ]
-    with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL) as process:
-        try:
-            redis = importlib.import_module("redis")
-            client = redis.Redis(port=port)
-            deadline = time.monotonic() + _START_SECONDS
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.RedisError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.02)
-            client.close()
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-            process.wait()
 
 
 @dataclass

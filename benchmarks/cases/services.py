@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import AtMost, Case, Contender, Goal, Scale
+from benchmarks.harness import AtMost, Case, Contender, Goal, LeftOut, Scale
+from benchmarks.servers import redis_server
 from benchmarks.services import (
     CELERY,
     COUNTER,
@@ -24,7 +26,6 @@ from benchmarks.services import (
     Prepared,
     Service,
     prepared,
-    redis_server,
 )
 
 __all__ = ["CASES"]
@@ -38,15 +39,18 @@ _LONGEST_SECONDS = 300.0
 
 @contextlib.contextmanager
 def _prepared(service: Service) -> Iterator[tuple[Prepared, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder, "redis")
-        data.mkdir()
-        with redis_server(data) as url:
-            redis = import_module("redis").Redis.from_url(url)
-            try:
-                yield prepared(service, Path(folder), url), redis
-            finally:
-                redis.close()
+    if shutil.which("redis-server") is None:
+        raise LeftOut("there is no redis-server: scripts/install-servers installs it")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # As Redis keeps its log by default.
+        redis_server(Path(folder, "redis"), appendfsync="everysec") as server,
+    ):
+        redis = import_module("redis").Redis.from_url(server.url)
+        try:
+            yield prepared(service, Path(folder), server.url), redis
+        finally:
+            redis.close()
 
 
 def _jobs(service: Service, jobs: int) -> Callable[[Scale], float]:

@@ -10,11 +10,14 @@ import random
 import signal
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
-from benchmarks.service_chaos import rows, servers
-from benchmarks.service_chaos.field import Field, Server, a_field
+from benchmarks.servers import Server, rabbitmq_server, redis_server
+from benchmarks.service_chaos import rows
+from benchmarks.service_chaos.field import Field, a_field
 from benchmarks.service_chaos.outcome import Outcome
 from multiprocessing_kit.supervise.cpus import available_cpus
 
@@ -36,6 +39,9 @@ ROWS = (
     "connections_reset",
     "storm",
 )
+_CONSUMER_TIMEOUT = 12.0
+"""Of RabbitMQ here, in seconds; 1,800 by default."""
+
 _HEAD = ("what is done", "broker", "times", "jobs", "lost", "run again", "back after", "seconds")
 
 
@@ -67,12 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _opened(broker: str) -> Iterator[tuple[str, Server | None]]:
-    if broker == "sqlite":
-        with servers.sqlite() as url:
-            yield url, None
-    else:
-        with servers.redis() if broker == "redis" else servers.rabbitmq() as server:
-            yield server.url, server
+    with tempfile.TemporaryDirectory(prefix="mpkit-chaos-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if broker == "sqlite":
+            yield f"sqlite:///{folder}/jobs.db", None
+        elif broker == "redis":
+            with redis_server(folder) as server:
+                yield server.url, server
+        else:
+            # It looks for what is over the consumer timeout each second, and not once a minute.
+            timeout, tick = f"{_CONSUMER_TIMEOUT * 1000:.0f}", "{channel_tick_interval, 1000}"
+            with rabbitmq_server(folder, tick, consumer_timeout=timeout) as server:
+                yield f"{server.url}?consumer_timeout={_CONSUMER_TIMEOUT:g}", server
 
 
 def _call(row: str, server: Server | None, jobs: int, kills: int) -> Callable[[Field], Outcome] | None:

@@ -11,37 +11,17 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.service_chaos.notes import BEGUN, Notes
 from benchmarks.service_chaos.outcome import Outcome
 from benchmarks.service_chaos.shop import PATIENCE, Shop, until
 from multiprocessing_kit.errors import BrokerError, DuplicateJobError
 
-__all__ = ["Field", "Server", "a_field"]
+__all__ = ["Field", "a_field"]
 
 _AT_ONCE = 500
 _MARKER = 90_000_000
-
-
-class Server(Protocol):
-    """A broker's server that can be hurt."""
-
-    @property
-    def url(self) -> str:
-        """Of the broker."""
-
-    def kill(self) -> None:
-        """SIGKILL it."""
-
-    def start(self) -> None:
-        """Start it again; returns when it answers."""
-
-    def stop(self) -> None:
-        """SIGSTOP."""
-
-    def go_on(self) -> None:
-        """SIGCONT."""
 
 
 @dataclass

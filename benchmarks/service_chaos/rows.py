@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 
-from benchmarks.service_chaos.field import Field, Server
+from benchmarks.servers import Server
+from benchmarks.service_chaos.field import Field
 from benchmarks.service_chaos.notes import BEGUN
 from benchmarks.service_chaos.outcome import Outcome
 from benchmarks.service_chaos.proxy import Proxy, proxied

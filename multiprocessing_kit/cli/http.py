@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from multiprocessing_kit.cli.options import as_json, config_file, detach
+
 if TYPE_CHECKING:
     from multiprocessing_kit.service.http.server import HttpService
 
@@ -32,16 +34,7 @@ def _command(text: str, *options: Callable[[Any], Any]) -> Callable[[Callable[..
             with _loaded(file) as service:
                 act(service, **given)
 
-        config = click.option(
-            "-c",
-            "--config",
-            "file",
-            default="service.toml",
-            show_default=True,
-            metavar="FILE",
-            help="The configuration.",
-        )
-        made = functools.reduce(lambda done, option: option(done), (*options, config), call)
+        made = functools.reduce(lambda done, option: option(done), (*options, config_file), call)
         http.add_command(click.command(act.__name__.strip("_"), help=text)(made))
 
     return add
@@ -63,10 +56,7 @@ def _loaded(file: str) -> Iterator[HttpService]:
         yield HttpService(load_config(file))
 
 
-@_command(
-    "Start it, in the foreground unless --detach is given.",
-    click.option("-d", "--detach", is_flag=True, help="In the background; returns when it is ready."),
-)
+@_command("Start it, in the foreground unless --detach is given.", detach)
 def _start(service: HttpService, detach: bool) -> None:
     service.check()
     if detach:
@@ -86,7 +76,7 @@ def _restart(service: HttpService) -> None:
     service.manager.restart()
 
 
-@_command("Tell how it is.", click.option("--json", "as_json", is_flag=True, help="As JSON."))
+@_command("Tell how it is.", as_json)
 def _status(service: HttpService, as_json: bool) -> None:
     status = service.manager.status()
     if as_json:

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
+from multiprocessing_kit.cli.options import as_json, config_file, detach
+
 __all__ = ["service"]
 
 
@@ -23,15 +25,6 @@ def service() -> None:
     """
 
 
-_file = click.option(
-    "-c",
-    "--config",
-    "file",
-    default="service.toml",
-    show_default=True,
-    metavar="FILE",
-    help="The configuration.",
-)
 _topic = click.argument("topic")
 _topics = click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -46,7 +39,7 @@ def _add(group: click.Group, name: str, text: str, *options: Any) -> None:
         with acting.exit_codes():
             getattr(acting, f"{prefix}{name}")(**given)
 
-    command = functools.reduce(lambda made, option: option(made), reversed((_file, *options)), call)
+    command = functools.reduce(lambda made, option: option(made), reversed((config_file, *options)), call)
     group.add_command(click.command(name, help=text)(command))
 
 
@@ -69,7 +62,7 @@ _add(
     service,
     "start",
     "Start it, in the foreground unless --detach is given.",
-    click.option("-d", "--detach", is_flag=True, help="In the background; returns when it is ready."),
+    detach,
 )
 _add(service, "stop", "Let running jobs end, then end it.")
 _add(service, "exit", "End it at once; jobs that are cut off run again later.")
@@ -81,7 +74,7 @@ _add(
     service,
     "status",
     "Tell how it is; of one that is not running, what the broker counts.",
-    click.option("--json", "as_json", is_flag=True, help="As JSON."),
+    as_json,
     click.option("--watch", is_flag=True, help="Again every 2 seconds, until Ctrl-C."),
 )
 _add(

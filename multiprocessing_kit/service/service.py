@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 from multiprocessing_kit.errors import NotRunningError
-from multiprocessing_kit.manager import Manager
 from multiprocessing_kit.service.client import Client
 from multiprocessing_kit.service.consumer import consume
-from multiprocessing_kit.service.logs import JsonFormatter, TextFormatter
+from multiprocessing_kit.service.managing import manager_for
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.turns import turn
 
@@ -22,6 +20,8 @@ __all__ = ["Service"]
 
 _STOP_SECONDS = 10.0
 """That a consumer has, beyond its workers' patience, to settle what they answered."""
+
+_LONGEST_BACKOFF = 10.0
 
 
 class Service:
@@ -38,7 +38,6 @@ class Service:
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
         crews = list(config.crews())
-        formatter: logging.Formatter = JsonFormatter() if config.log_format == "json" else TextFormatter()
 
         def serve(context: Context) -> None:
             crew = crews[context.pin]
@@ -47,21 +46,14 @@ class Service:
                 if is_ours:
                     consume(config, crew, f"{paths.consumer()}/{crew}", context)
 
-        self.manager = Manager(
+        self.manager = manager_for(
+            config,
             config.name,
+            serve,
             workers=len(crews),
-            target=serve,
-            logger=config.log,
-            formatter=formatter,
-            respawn="always",
-            respawn_limit=0,
-            backoff=(0.1, 10.0),
-            execute_sleep=0.0,
-            check_interval=0.0,
-            stop_timeout=config.stop_timeout + _STOP_SECONDS,
-            runtime_dir=config.runtime_dir,
-            user=config.user,
-            group=config.group,
+            log=config.log,
+            patience=_STOP_SECONDS,
+            longest_backoff=_LONGEST_BACKOFF,
         )
 
     def client(self) -> Client:

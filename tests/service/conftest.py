@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.service.servers import RabbitServer, RedisServer, Server, rabbitmq_server, redis_server
+from benchmarks.servers import RabbitServer, RedisServer, Server, rabbitmq_server, redis_server
 
 ServerT = TypeVar("ServerT", bound=Server)
 

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from benchmarks.servers import Server
 from multiprocessing_kit.errors import BrokerUnavailableError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.job import Delivery, Job
-from tests.service.servers import Server
 
 __all__ = [
     "BROKERS",

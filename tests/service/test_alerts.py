@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.servers import RedisServer, free_port
 from multiprocessing_kit.service import alerts as module
 from multiprocessing_kit.service.alerts import Alerts, send
 from multiprocessing_kit.service.config import AlertsConfig, ServiceConfig
@@ -20,7 +21,6 @@ from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.supervise.fork import fork_child
 from tests.folders import PATIENCE, until
 from tests.service.receivers import Receiver
-from tests.service.servers import RedisServer, free_port
 from tests.service.services import Shop
 
 PASSWORD = "pass-of-the-test"

@@ -17,6 +17,7 @@ from typing import TextIO
 import pytest
 import redis as redis_py
 
+from benchmarks.servers import RedisServer, redis_server
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
@@ -24,7 +25,6 @@ from multiprocessing_kit.service.brokers.redis.link import RedisLink
 from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
 from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, rings, take
-from tests.service.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.timeout(180)
 

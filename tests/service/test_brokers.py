@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers import Server
 from multiprocessing_kit.errors import BrokerUnavailableError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
@@ -29,7 +30,6 @@ from tests.service.holding import (
     rings,
     take,
 )
-from tests.service.servers import Server
 
 pytestmark = [every_broker, pytest.mark.timeout(180)]
 

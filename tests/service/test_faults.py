@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import Server
 from benchmarks.service_chaos import rows
 from benchmarks.service_chaos.field import Field
 from benchmarks.service_chaos.notes import BEGUN, ENDED, Notes
 from benchmarks.service_chaos.outcome import Outcome
 from benchmarks.service_chaos.shop import until
-from tests.service.servers import Server
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -21,6 +21,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from benchmarks.servers import RedisServer
 from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker
 from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.http import bodies
@@ -32,7 +33,6 @@ from multiprocessing_kit.service.stats import Stats
 from multiprocessing_kit.service.topic_config import TopicConfig
 from tests.folders import PATIENCE, until
 from tests.service.doors import TOKEN, Door
-from tests.service.servers import RedisServer
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pika
 import psutil
 import pytest
 
+from benchmarks.servers import RabbitServer, rabbitmq_server
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.rabbitmq.broker import RabbitBroker
@@ -21,7 +22,6 @@ from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
 from tests.forks import exit_of, fork
 from tests.gates import Gate
 from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, take
-from tests.service.servers import RabbitServer, rabbitmq_server
 
 pytestmark = pytest.mark.timeout(180)
 

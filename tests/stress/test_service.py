@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import Server, rabbitmq_server, redis_server
 from benchmarks.service_chaos import rows
-from benchmarks.service_chaos.field import Field, Server
+from benchmarks.service_chaos.field import Field
 from benchmarks.service_chaos.notes import Notes
 from benchmarks.service_chaos.outcome import Outcome
-from tests.service.servers import rabbitmq_server, redis_server
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
 

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from multiprocessing_kit.errors import NotRunningError, ServiceConfigError
-from multiprocessing_kit.manager import Manager
 from multiprocessing_kit.manager.handover import is_restarting
 from multiprocessing_kit.manager.safe_files import runtime_directory
 from multiprocessing_kit.service.http.app import Door, token_of
 from multiprocessing_kit.service.http.calls import Calls
 from multiprocessing_kit.service.http.connections import Guard, guarded
-from multiprocessing_kit.service.logs import JsonFormatter, TextFormatter
+from multiprocessing_kit.service.managing import manager_for
 
 if TYPE_CHECKING:
     from multiprocessing_kit.manager.context import Context
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpService"]
 
 _STOP_SECONDS = 5.0
+_LONGEST_BACKOFF = 5.0
 _SWEEP_SECONDS = 1.0
 _QUEUED = 1024
 """Connections that the system holds until they are taken."""
@@ -60,23 +60,15 @@ class HttpService:
         token_of(config.http)
         self._config = config
         self._http: HttpConfig = config.http
-        formatter: logging.Formatter = JsonFormatter() if config.log_format == "json" else TextFormatter()
-        self.manager = Manager(
+        self.manager = manager_for(
+            config,
             f"{config.name}-http",
+            self._serve,
             workers=1,
-            target=self._serve,
+            log=_log_of(config.log),
+            patience=_STOP_SECONDS,
+            longest_backoff=_LONGEST_BACKOFF,
             init=self._open,
-            logger=_log_of(config.log),
-            formatter=formatter,
-            respawn="always",
-            respawn_limit=0,
-            backoff=(0.1, 5.0),
-            execute_sleep=0.0,
-            check_interval=0.0,
-            stop_timeout=config.stop_timeout + _STOP_SECONDS,
-            runtime_dir=config.runtime_dir,
-            user=config.user,
-            group=config.group,
         )
 
     def check(self) -> None:

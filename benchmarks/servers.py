@@ -1,9 +1,9 @@
-"""Redis and RabbitMQ servers of a test's own: on free loopback ports, killed and started again at will.
+"""Redis and RabbitMQ servers of one's own: on free loopback ports, killed and started again at will.
 
-    test ──pipe──▶ guard (this file, run as a program) ──▶ the server (and epmd, for RabbitMQ)
+    owner ──pipe──▶ guard (this file, run as a program) ──▶ the server (and epmd, for RabbitMQ)
 
-The guard is the test's only child, so that a server that was started again is no child left behind. It kills
-all it started when it is told to, and when the pipe closes: however the test ends.
+The guard is its owner's only child, so that a server that was started again is no child left behind. It kills
+all it started when it is told to, and when the pipe closes: however its owner ends.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ class Server:
         self.pid = int(self._ask("start"))
         deadline = time.monotonic() + _START_SECONDS
         while not self.answers():
-            assert self.alive, f"the server ended while it started:\n{self.log()}"
-            assert time.monotonic() < deadline, f"the server does not answer:\n{self.log()}"
+            if not self.alive:
+                raise RuntimeError(f"the server ended while it started:\n{self.log()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server does not answer:\n{self.log()}")
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -139,8 +141,10 @@ def redis_server(directory: Path, **settings: str) -> Iterator[RedisServer]:
 
     Args:
         directory: Of its data, made if missing.
-        advanced: More settings of its application, in Erlang, such as `{channel_tick_interval, 500}`.
         settings: More lines of its configuration, with `_` for `-`.
+
+    Raises:
+        FileNotFoundError: It is not installed.
     """
     program = _program("redis-server")
     directory.mkdir(parents=True, exist_ok=True)
@@ -168,7 +172,11 @@ def rabbitmq_server(directory: Path, advanced: str = "", **settings: str) -> Ite
 
     Args:
         directory: Of its data, made if missing.
+        advanced: More settings of its application, in Erlang, such as `{channel_tick_interval, 500}`.
         settings: More lines of its configuration, such as `consumer_timeout="5000"`.
+
+    Raises:
+        FileNotFoundError: It is not installed.
     """
     program = _RABBITMQ if Path(_RABBITMQ).exists() else _program("rabbitmq-server")
     directory.mkdir(parents=True, exist_ok=True)
@@ -225,9 +233,8 @@ def free_port() -> int:
 
 def _program(name: str) -> str:
     path = shutil.which(name)
-    assert path is not None, (
-        f"{name} is not installed; scripts/test installs it (see scripts/install-servers)"
-    )
+    if path is None:
+        raise FileNotFoundError(f"{name} is not installed: scripts/install-servers installs it")
     return path
 
 
