@@ -1,4 +1,4 @@
-"""The standard library's own tests of locks, on ours, as far as they speak of what is documented."""
+"""`test.lock_tests` of the standard library, on our lockers, as far as it speaks of what is documented."""
 
 from __future__ import annotations
 
