@@ -81,6 +81,9 @@ class RedisServerAt:
             return BrokerError(f"{self.shown} does not let us in: {error}", broker=self.shown)
         if isinstance(error, exceptions.ResponseError):
             return self._refused(what, error)
+        if isinstance(error.__context__, ssl.SSLCertVerificationError):  # redis-py has made another of it
+            text = f"cannot {what} at {self.shown}: {error.__context__}"
+            return BrokerError(text, broker=self.shown)
         return self._away(what, error)
 
     def _refused(self, what: str, error: exceptions.ResponseError) -> BrokerError:
