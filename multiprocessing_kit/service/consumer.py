@@ -48,6 +48,9 @@ _RETRY_SECONDS = 0.5
 _AWAY_SECONDS = 10.0
 """After which a broker that is away is worth an alert."""
 
+_LAST_SECONDS = 2.0
+"""That a broker which is away has at our end; then it takes the jobs back itself."""
+
 _LONGEST_EXTEND = 10.0
 _STATS_SECONDS = 2.0
 _LONGEST_WAIT = 3600.0
@@ -265,7 +268,8 @@ class _Consumer:
             self._take(done)
 
     def _take(self, done: Done) -> None:
-        if done.answer is None and not done.lost and not self._context.stopping and self._joined:
+        goes_on = self._joined and not self._context.stopping and done.delivery.job.topic not in self._paused
+        if done.answer is None and not done.lost and goes_on:
             self._buffer.appendleft(done.delivery)  # not begun, and still ours: for another worker
             return
         self._unsettled.append(self._settling.of(done))
@@ -330,9 +334,7 @@ class _Consumer:
                 self._try(self._settle)
                 self._try(self._extend)
         self._look()
-        until = (
-            time.monotonic() + 2.0
-        )  # a broker that is away has so long; then it takes the jobs back itself
+        until = time.monotonic() + _LAST_SECONDS
         while self._joined and self._unsettled and time.monotonic() < until:
             if self._try(self._settle) is None and self._unsettled:
                 time.sleep(_RETRY_SECONDS / 5)

@@ -284,6 +284,26 @@ def test_a_paused_topic_waits(tmp_path: Path) -> None:
         assert shop.command("resume").stdout == "paused: none\n"
 
 
+def test_a_worker_of_a_paused_topic_dies(tmp_path: Path) -> None:
+    """What it had, and had not begun, waits as well."""
+    with Shop(tmp_path, WORK.replace("workers = 2", "workers = 1")) as shop:
+        shop.start()
+        shop.push_many("work", range(100))  # a worker with such jobs is given many at once
+        shop.wait_for_lines(100)
+        (worker,) = shop.workers()
+        shop.kill(worker, signal.SIGSTOP)
+        shop.push_many("work", range(100, 110))
+        shop.wait_until(lambda _: shop.backlog().running == 10)
+        shop.command("pause")
+        shop.wait_for_log("paused topics of work: work")
+        shop.kill(worker)
+        shop.wait_until(lambda _: shop.backlog().ready == 10)
+        shop.command("resume")
+        shop.wait_for_lines(110)
+        shop.wait_until_empty()
+        assert set(shop.runs.values()) == {1}
+
+
 def test_a_service_that_is_down_can_be_paused(tmp_path: Path) -> None:
     with Shop(tmp_path, WORK + SLOW) as shop:
         assert shop.command("pause").stdout == "paused: slow, work\n"
