@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import chart, report
-from benchmarks.cases import CASES
 from benchmarks.harness import Case, Result, Scale, run
+from benchmarks.order import CASES
 
 __all__ = ["main"]
 

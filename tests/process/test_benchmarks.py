@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks import report
-from benchmarks.cases import CASES
 from benchmarks.goals import AtMost, Goal, NoMoreThan, NoMoreThanBest, Verdict
 from benchmarks.harness import Case, Contender, LeftOut, Scale, run
+from benchmarks.order import CASES
 
 # All cases once, those that start servers and services too, take the better part of a minute.
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
@@ -130,6 +130,20 @@ def test_children_send_only_answers_while_nobody_listens(quick: Any) -> None:
     assert records["nobody listens"] <= 1
     assert records["caller listens for JOB_SUCCESS"] <= 1  # follows from the answer
     assert 1 < records["caller listens for every event"] <= 3  # JOB_START, JOB_RUNNING, the answer
+
+
+def test_beside_an_earlier_revision() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.against", "HEAD", "jobs.CASE", "--quick", "--rounds", "1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    _, line = done.stdout.splitlines()
+    name, unit, before, now, ratio = line.split()
+    assert (name, unit) == ("jobs", "us/job")
+    assert float(ratio) == pytest.approx(float(now) / float(before), abs=0.05)
 
 
 # ── what is absent ────────────────────────────────────────────────────────────────────────────────
