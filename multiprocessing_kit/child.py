@@ -32,6 +32,7 @@ from multiprocessing_kit.ipc.codec import decode, encode
 from multiprocessing_kit.parent_side import ParentSide, Pipes, reap
 from multiprocessing_kit.supervise.death import PARENT_GONE
 from multiprocessing_kit.supervise.fork import fork_child
+from multiprocessing_kit.supervise.held_signals import HeldSignals
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,9 +42,6 @@ __all__ = ["Child", "current_child", "delay"]
 R = TypeVar("R")
 
 _log = logging.getLogger("multiprocessing_kit.child")
-
-_HELD_BACK = {signal.SIGINT, signal.SIGTERM}
-"""Signals that raise in the parent: not between the fork and the note of it. The child gets them."""
 
 _numbers = itertools.count(1)
 _current: Child[Any] | None = None
@@ -124,15 +122,14 @@ class Child(ChildEvents, Generic[R]):
         if call is None:
             raise ChildError(f"{self.name} was started already: a child runs once, make another")
         reap()
-        pipes = Pipes()
+        with HeldSignals():
+            pipes = Pipes()
 
-        def run(_liveness: int) -> int:
-            global _current
-            self._inside, _current = ChildSide(pipes.down, pipes.up), self
-            return self._inside.run(call, attached)
+            def run(_liveness: int) -> int:
+                global _current
+                self._inside, _current = ChildSide(pipes.down, pipes.up), self
+                return self._inside.run(call, attached)
 
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-        try:
             try:
                 forked = fork_child(run, title=f"mpkit: child {self.name}")
             except BaseException:
@@ -142,8 +139,6 @@ class Child(ChildEvents, Generic[R]):
                 pipes.close_child_ends()
             self._parent = ParentSide(forked, pipes)
             self._call, self._attached = None, []
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._tell_all()
 
     # ── from start to end ─────────────────────────────────────────────────────────────────────────

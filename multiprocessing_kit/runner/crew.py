@@ -29,6 +29,7 @@ from multiprocessing_kit.runner.messages import HEADER
 from multiprocessing_kit.runner.watch import Doom
 from multiprocessing_kit.supervise.child import ForkedChild
 from multiprocessing_kit.supervise.fork import flush_stdio, fork_child
+from multiprocessing_kit.supervise.held_signals import HeldSignals
 from multiprocessing_kit.supervise.interrupts import Interrupts
 from multiprocessing_kit.supervise.stacks import Stacks
 from multiprocessing_kit.supervise.stop import StopSteps, stop_children
@@ -177,17 +178,18 @@ class Crew:
         label = self._name or worker.name or type(worker).__name__
         caller_end = CallerEnd(lane)
         caller_end.set_events(self._events)
-        try:
-            child = fork_child(run, title=f"mpkit: worker {label} #{pin}")
-        except OSError as error:
-            caller_end.close()
-            if stacks is not None:
-                stacks.close()
-            raise self._no_fork(pin, error) from error
-        member = Member(pin, child, caller_end, quota=limits.quota(), stacks=stacks)
-        self.members.append(member)
-        self._by_fd[child.fileno()] = member
-        self._poll.register(child, select.POLLIN)
+        with HeldSignals():  # also those of the program's own handlers
+            try:
+                child = fork_child(run, title=f"mpkit: worker {label} #{pin}")
+            except OSError as error:
+                caller_end.close()
+                if stacks is not None:
+                    stacks.close()
+                raise self._no_fork(pin, error) from error
+            member = Member(pin, child, caller_end, quota=limits.quota(), stacks=stacks)
+            self.members.append(member)
+            self._by_fd[child.fileno()] = member
+            self._poll.register(child, select.POLLIN)
         return member
 
     def _no_fork(self, pin: int, error: OSError) -> PoolError:

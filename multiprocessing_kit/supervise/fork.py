@@ -3,14 +3,15 @@
     parent                                    child
     ──────                                    ─────
     flush stdout and stderr                   (they are copied with what they hold)
-    block every signal ─────┐
+    hold every signal ──────┐
     fork ───────────────────┼───────────────▶ handlers back to default, then unblock
     note the pid            │                 tie its life to the parent's
-    unblock ────────────────┘                 new random seeds, no inherited exit work
+    let them in ────────────┘                 new random seeds, no inherited exit work
                                               run(), flush, os._exit
 
 No Python signal handler of the parent ever runs in the child, and no `KeyboardInterrupt` can come
-between a fork and the note of its pid: the child is never lost.
+between a fork and the note of its pid: the child is never lost. Who calls `fork_child` where handlers may
+raise holds them until it has made its own note, too.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ import threading
 import traceback
 
 # `signal` makes a member of an enum of each number, which takes 0.3 ms for all of them.
-from _signal import getsignal, pthread_sigmask, valid_signals  # type: ignore[import-not-found]
+from _signal import SIG_SETMASK, getsignal, pthread_sigmask, valid_signals  # type: ignore[import-not-found]
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from types import FrameType
 from typing import NoReturn
 
 from multiprocessing_kit.supervise import death
 from multiprocessing_kit.supervise.child import ForkedChild, have_pidfd
 from multiprocessing_kit.supervise.descriptors import close_private, make_private
+from multiprocessing_kit.supervise.held_signals import HeldSignals
 from multiprocessing_kit.supervise.log_locks import no_thread_logs
 
 __all__ = ["flush_stdio", "fork_child"]
@@ -59,31 +62,27 @@ def fork_child(run: Callable[[int], int], *, title: str) -> ForkedChild:
     import setproctitle  # noqa: PLC0415  # 20 ms, which only those who fork should pay
 
     death.prepare()
-    pipes = _Pipes()
     by_main_thread = death.forked_by_main_thread()
     parent = os.getpid()
     flush_stdio()
-    with no_thread_logs():
-        mask = pthread_sigmask(signal.SIG_BLOCK, valid_signals())
+    with no_thread_logs(), HeldSignals() as held:
+        pipes = _Pipes()
         try:
+            pid = os.fork()
+        except BaseException:
+            pipes.close()
+            raise
+        if pid == 0:
             try:
-                pid = os.fork()
+                _reset_signals(held.mask)
+                death.die_with_parent(parent, pipes.liveness_read, by_main_thread)
+                _start_clean()
+                setproctitle.setproctitle(title)
+                _leave(run(pipes.liveness_read), parent)
             except BaseException:
-                pipes.close()
-                raise
-            if pid == 0:
-                try:
-                    _reset_signals(mask)
-                    death.die_with_parent(parent, pipes.liveness_read, by_main_thread)
-                    _start_clean()
-                    setproctitle.setproctitle(title)
-                    _leave(run(pipes.liveness_read), parent)
-                except BaseException:
-                    traceback.print_exc()
-                    _leave(_FAILED, parent)
-            return _adopt(pid, pipes)
-        finally:
-            pthread_sigmask(signal.SIG_SETMASK, mask)
+                traceback.print_exc()
+                _leave(_FAILED, parent)
+        return _adopt(pid, pipes)
 
 
 def _adopt(pid: int, pipes: _Pipes) -> ForkedChild:
@@ -134,9 +133,10 @@ class _Pipes:
             os.close(self._exit[1])
 
 
-def _reset_signals(mask: set[int]) -> None:
+def _reset_signals(mask: AbstractSet[int]) -> None:
     """Drop the parent's handlers, then let signals in again as the parent had them."""
     signal.set_wakeup_fd(-1)
+    HeldSignals.forget()
     for signum in valid_signals():
         if callable(getsignal(signum)):
             signal.signal(signum, signal.SIG_DFL)
@@ -145,7 +145,7 @@ def _reset_signals(mask: set[int]) -> None:
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    pthread_sigmask(SIG_SETMASK, mask - {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
 
 def _leave_it_to_the_parent(_signum: int, _frame: FrameType | None) -> None:

@@ -40,6 +40,8 @@ from multiprocessing_kit.errors import (
 )
 from multiprocessing_kit.ipc.frames import FrameReader, FrameWriter
 from multiprocessing_kit.supervise.signal_listener import SignalListener
+from tests.forks import in_child
+from tests.interrupts import Interrupted, interrupt
 from tests.process.test_fork import watched_by
 
 __all__ = ["watched_by"]  # a fixture
@@ -1043,6 +1045,62 @@ def test_ctrl_c_ends_the_wait_and_not_the_child(start: Start) -> None:
             wait_under_fire(wait)
     child.send("go")
     assert child.result(PATIENCE) == "go"
+
+
+def test_a_signal_at_any_instant_of_a_start() -> None:
+    """Taken by a thread that Python knows nothing of, as it may be: the child was started, or was not."""
+
+    def strike_everywhere() -> None:
+        taker = threading.Thread(target=threading.Event().wait, daemon=True)
+        taker.start()
+        assert taker.ident is not None
+        heard, hear = os.pipe()
+        for end in (heard, hear):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(hear)
+        signal.signal(signal.SIGUSR1, interrupt)
+        files = os.listdir("/proc/self/fd")
+        for place in itertools.count(step=5):
+            child = Child(lambda: 5)
+            was_struck, was_interrupted = start_under_fire(child, place, taker.ident, heard)
+            if child.pid is None:
+                child.start()
+            assert child.result(PATIENCE) == 5
+            assert was_struck == was_interrupted
+            assert os.listdir("/proc/self/fd") == files
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            if not was_struck:
+                assert place > 500
+                return
+
+    def start_under_fire(child: Child[int], place: int, taker: int, heard: int) -> tuple[bool, bool]:
+        """Whether it got as far as the place, and whether the handler's exception came out."""
+        left, owner = place, os.getpid()
+
+        def trace(frame: Any, event: str, _argument: object) -> Any:
+            nonlocal left
+            frame.f_trace_opcodes = "multiprocessing_kit" in frame.f_code.co_filename
+            if event == "opcode" and os.getpid() == owner:
+                left -= 1
+                if left == -1:
+                    with contextlib.suppress(BlockingIOError):  # of the strike before
+                        os.read(heard, 10)
+                    signal.pthread_kill(taker, signal.SIGUSR1)
+                    select.select([heard], [], [])  # until it is taken
+            return trace
+
+        try:
+            sys.settrace(trace)
+            try:
+                child.start()
+            finally:
+                sys.settrace(None)
+        except Interrupted:
+            return True, True
+        return left < 0, False
+
+    assert in_child(strike_everywhere) == 0
 
 
 # What is attached.
