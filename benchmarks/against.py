@@ -1,6 +1,6 @@
 """What changes cost: the package as it is beside an earlier revision of it, in turns.
 
-    python -m benchmarks.against REVISION [--rounds N] [CASE …]
+    python -m benchmarks.against REVISION [CASE …] [--rounds N]
 
 Each measurement is one interpreter, which finds the package of one of the two and these benchmarks. It needs
 the repository's history, and cases that both revisions can run.

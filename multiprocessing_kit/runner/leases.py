@@ -36,11 +36,8 @@ _MOST_JOBS = 8192
 _MOST_BYTES = 64 * 1024
 """Of arguments in a lease: a fraction of what the ring holds."""
 
-_MOST_BYTES_AHEAD = 256 * 1024 * 1024
-"""Of arguments that wait in shared memory for one child."""
-
-_FEW_BYTES_AHEAD = 32 * 1024 * 1024
-"""Beyond that only two wait: more memory in use is more pages to be made."""
+_BYTES_AHEAD = 8 * 1024 * 1024
+"""Of arguments that wait in shared memory for one child: what it finds in a cache when it comes to them."""
 
 _WEIGHT = 0.1
 """Of the newest job in the running means."""
@@ -116,4 +113,4 @@ class Leases:
 
     def _most_ahead(self) -> int:
         """How many jobs may wait for one child, by the memory of their arguments."""
-        return max(int(_FEW_BYTES_AHEAD / self._bytes), min(2, int(_MOST_BYTES_AHEAD / self._bytes)))
+        return int(_BYTES_AHEAD / self._bytes)

@@ -275,6 +275,6 @@ def test_any_order_of_answers(sizes: list[int], data: st.DataObject) -> None:
     assert popped(unordered) == [index for first, count in parts for index in range(first, first + count)]
 
 
-@pytest.mark.parametrize(("size", "hold"), [(1 << 20, 32), (16 << 20, 2), (100 << 20, 2), (300 << 20, 1)])
+@pytest.mark.parametrize(("size", "hold"), [(1 << 20, 8), (4 << 20, 2), (8 << 20, 1), (300 << 20, 1)])
 def test_few_large_arguments_wait(size: int, hold: int) -> None:
     assert measured(1e-5, fixed=1, size=size).hold == hold
