@@ -27,9 +27,8 @@ import threading
 import traceback
 
 # `signal` makes a member of an enum of each number, which takes 0.3 ms for all of them.
-from _signal import SIG_SETMASK, getsignal, pthread_sigmask, valid_signals  # type: ignore[import-not-found]
+from _signal import SIG_BLOCK, SIG_SETMASK, getsignal, pthread_sigmask, valid_signals  # type: ignore[import-not-found]
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from types import FrameType
 from typing import NoReturn
 
@@ -65,16 +64,18 @@ def fork_child(run: Callable[[int], int], *, title: str) -> ForkedChild:
     by_main_thread = death.forked_by_main_thread()
     parent = os.getpid()
     flush_stdio()
-    with no_thread_logs(), HeldSignals() as held:
+    with no_thread_logs(), HeldSignals():
         pipes = _Pipes()
+        mask = pthread_sigmask(SIG_BLOCK, valid_signals())
         try:
             pid = os.fork()
         except BaseException:
+            pthread_sigmask(SIG_SETMASK, mask)
             pipes.close()
             raise
         if pid == 0:
             try:
-                _reset_signals(held.mask)
+                _reset_signals(mask)
                 death.die_with_parent(parent, pipes.liveness_read, by_main_thread)
                 _start_clean()
                 setproctitle.setproctitle(title)
@@ -82,6 +83,7 @@ def fork_child(run: Callable[[int], int], *, title: str) -> ForkedChild:
             except BaseException:
                 traceback.print_exc()
                 _leave(_FAILED, parent)
+        pthread_sigmask(SIG_SETMASK, mask)  # which also has Python look for what other threads took
         return _adopt(pid, pipes)
 
 
@@ -133,7 +135,7 @@ class _Pipes:
             os.close(self._exit[1])
 
 
-def _reset_signals(mask: AbstractSet[int]) -> None:
+def _reset_signals(mask: set[int]) -> None:
     """Drop the parent's handlers, then let signals in again as the parent had them."""
     signal.set_wakeup_fd(-1)
     HeldSignals.forget()

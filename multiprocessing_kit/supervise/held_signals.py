@@ -1,9 +1,10 @@
 """Signals wait while a child is made and noted.
 
 A handler that raises, as that of Ctrl-C does, would come between a fork and the note of its pid. To block
-signals holds them off this thread only. Any other takes them, also one that Python knows nothing of, as
-numpy's are, and Python then runs the handler in the main thread, blocked or not. So meanwhile each handler
-is exchanged for one that takes a note.
+signals does not hold them off: another thread takes them, also one that Python knows nothing of, as numpy's
+are, and Python then runs the handler in the main thread, now or when that looks the next time. So meanwhile
+each handler is exchanged for one that takes a note. Signals are blocked for the fork alone, for a child must
+not miss what it is sent before it has put its handlers right.
 """
 
 from __future__ import annotations
@@ -13,16 +14,12 @@ import threading
 
 # `signal` makes a member of an enum of each number, which takes 0.3 ms for all of them.
 from _signal import (  # type: ignore[import-not-found]
-    SIG_BLOCK,
-    SIG_SETMASK,
     getsignal,
-    pthread_sigmask,
     signal,
     valid_signals,
 )
 from collections import deque
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from types import FrameType
 from typing import Any
 
@@ -33,6 +30,7 @@ class _Handlers:
     """Of the process; only the main thread comes here, as only that one runs and sets handlers."""
 
     def __init__(self) -> None:
+        self.depth = 0
         self._are_held = False
         self._noted: deque[int] = deque()
         self._exchanged: dict[int, Callable[[int, FrameType | None], Any]] = {}
@@ -62,6 +60,7 @@ class _Handlers:
                 self.call()
 
     def forget(self) -> None:
+        self.depth = 0
         self._are_held = False
         self._noted.clear()
         self._exchanged.clear()
@@ -73,60 +72,38 @@ class _Handlers:
             self._exchanged[signum](signum, frame)
 
 
-class _Thread(threading.local):
-    depth = 0
-    mask: AbstractSet[int] = frozenset()
-
-
 _handlers = _Handlers()
-_thread = _Thread()
 
 
 class HeldSignals:
-    """Context manager, which may be nested: no signal handler runs in it, and all that should right after it.
+    """Context manager, which may be nested: no handler runs in it, and all that should right after it.
 
-    A child that was forked in it does not leave it: it calls `forget`.
+    Only the main thread runs handlers; in others it does nothing. A child that was forked in it does not
+    leave it: it calls `forget`.
     """
 
     def __enter__(self) -> HeldSignals:
-        if not _thread.depth:
-            self._hold()
-        _thread.depth += 1
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
+            if not _handlers.depth:
+                try:
+                    _handlers.exchange()
+                except BaseException:
+                    _handlers.put_back()
+                    raise
+            _handlers.depth += 1
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        _thread.depth -= 1
-        if not _thread.depth:
-            self._let_go()
-
-    @property
-    def mask(self) -> AbstractSet[int]:
-        """Signals that this thread had blocked before."""
-        return _thread.mask
+        if self._is_main:
+            _handlers.depth -= 1
+            if not _handlers.depth:
+                try:
+                    _handlers.put_back()
+                finally:
+                    _handlers.call()
 
     @staticmethod
     def forget() -> None:
         """In a child: what came before is the parent's."""
-        _thread.depth = 0
         _handlers.forget()
-
-    def _hold(self) -> None:
-        if _is_main():
-            try:
-                _handlers.exchange()
-            except BaseException:
-                _handlers.put_back()
-                raise
-        _thread.mask = pthread_sigmask(SIG_BLOCK, valid_signals())
-
-    def _let_go(self) -> None:
-        pthread_sigmask(SIG_SETMASK, _thread.mask)  # what comes now is noted, in its turn
-        if _is_main():
-            try:
-                _handlers.put_back()
-            finally:
-                _handlers.call()
-
-
-def _is_main() -> bool:
-    return threading.current_thread() is threading.main_thread()
