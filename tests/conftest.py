@@ -24,6 +24,10 @@ KEY_PREFIX = 0x4D4B
 
 FAILED = pytest.StashKey[bool]()
 
+# A shell that starts a job in the background has it ignore them, and so all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
