@@ -8,7 +8,7 @@ import resource
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -137,9 +137,9 @@ def test_one_reply_after_the_other_is_lost(
     exchange = RedisLink._exchange
     seen = 0
 
-    def deaf(link: RedisLink, commands: Sequence[Sequence[bytes]]) -> list[object]:
+    def deaf(link: RedisLink, commands: Iterable[Sequence[bytes]], **options: bool) -> list[object]:
         nonlocal seen
-        replies = exchange(link, commands)
+        replies = exchange(link, commands, **options)
         seen += 1
         if seen == wanted:
             raise redis_py.ConnectionError("the reply is lost")

@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -143,13 +143,14 @@ class RedisLink:
             soon: Whether not to sleep until the reply, if that is a matter of some hundred microseconds.
         """
         commands: list[Sequence[bytes]] = []
-        try:
+
+        def made() -> Iterator[Sequence[bytes]]:
             for call in calls:
                 commands.append([b"EVALSHA", script.sha, b"1", key, *call])
-                self._send(commands[-1])
-            if soon and commands:
-                self._replies.look()
-            replies = [self._replies.read() for _ in commands]
+                yield commands[-1]
+
+        try:
+            replies = self._exchange(made(), soon=soon)
             # The server has started anew, or an operator has dropped the scripts: none of these has run.
             unknown = [i for i, reply in enumerate(replies) if _is_unknown(reply)]
             if unknown:
@@ -192,10 +193,14 @@ class RedisLink:
     def _send(self, command: Sequence[bytes]) -> None:
         self._socket.sendall(_packed(command))
 
-    def _exchange(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+    def _exchange(self, commands: Iterable[Sequence[bytes]], *, soon: bool = False) -> list[Any]:
+        count = 0
         for command in commands:
             self._send(command)
-        return [self._replies.read() for _ in commands]
+            count += 1
+        if soon and count:
+            self._replies.look()
+        return [self._replies.read() for _ in range(count)]
 
 
 def _good(replies: list[Any]) -> list[Any]:
