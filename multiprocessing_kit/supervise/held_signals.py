@@ -13,17 +13,15 @@ import sys
 import threading
 
 # `signal` makes a member of an enum of each number, which takes 0.3 ms for all of them.
-from _signal import (  # type: ignore[import-not-found]
-    getsignal,
-    signal,
-    valid_signals,
-)
+from _signal import getsignal, signal, valid_signals  # type: ignore[import-not-found]
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 __all__ = ["HeldSignals"]
+
+_Handler = Callable[[int, FrameType | None], Any]
 
 
 class _Handlers:
@@ -32,8 +30,8 @@ class _Handlers:
     def __init__(self) -> None:
         self.depth = 0
         self._are_held = False
-        self._noted: deque[int] = deque()
-        self._exchanged: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._noted: deque[tuple[int, _Handler]] = deque()
+        self._exchanged: dict[int, _Handler] = {}
 
     def exchange(self) -> None:
         self._are_held = True
@@ -46,16 +44,17 @@ class _Handlers:
     def put_back(self) -> None:
         self._are_held = False
         # One that is put back may raise before the next is. The rest then goes on by way of `_note`.
-        for signum, handler in self._exchanged.items():
+        for signum in list(self._exchanged):
             if getsignal(signum) == self._note:
-                signal(signum, handler)
+                signal(signum, self._exchanged[signum])
+            del self._exchanged[signum]  # what it belongs to is not to live on here
 
     def call(self) -> None:
         """Call those whose signals have come meanwhile."""
         if self._noted:
-            signum = self._noted.popleft()
+            signum, handler = self._noted.popleft()
             try:
-                self._exchanged[signum](signum, sys._getframe())
+                handler(signum, sys._getframe())
             finally:
                 self.call()
 
@@ -67,7 +66,7 @@ class _Handlers:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._are_held:
-            self._noted.append(signum)
+            self._noted.append((signum, self._exchanged[signum]))
         else:
             self._exchanged[signum](signum, frame)
 

@@ -165,9 +165,9 @@ def test_an_old_connection_takes_no_more_jobs(
     exchange = RedisLink._exchange
     sent: list[Sequence[bytes]] = []
 
-    def overheard(link: RedisLink, commands: Sequence[Sequence[bytes]]) -> list[object]:
-        sent.extend(commands)
-        return exchange(link, commands)
+    def overheard(link: RedisLink, commands: Iterable[Sequence[bytes]], **options: bool) -> list[object]:
+        sent[:] = commands
+        return exchange(link, sent, **options)
 
     consumer = opened(redis.url)
     consumer.join("first", [TOPIC], LEASE)
