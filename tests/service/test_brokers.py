@@ -407,10 +407,13 @@ def test_purged_are_those_that_wait(broker: Broker, consumer: Broker) -> None:
 # ── unique ids ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_unique_id_is_refused_as_long_as_its_job_is_there(broker: Broker, consumer: Broker) -> None:
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "with another"])
+def test_a_unique_id_is_refused_as_long_as_its_job_is_there(
+    broker: Broker, consumer: Broker, others: int
+) -> None:
     def push(**fields: Any) -> bool:
-        (added,) = broker.push([job(id="key", is_unique=True, **fields)])
-        return added
+        key = job(id="key", is_unique=True, **fields)
+        return broker.push([key, *(job(topic="other") for _ in range(others))])[0]
 
     assert push(due=time.time() + 0.5)
     assert not push(), "delayed"
@@ -436,13 +439,14 @@ def test_unique_ids_within_one_push(broker: Broker, consumer: Broker) -> None:
     none_comes(consumer)
 
 
-def test_a_unique_id_may_be_held_longer_than_its_job(broker: Broker, consumer: Broker) -> None:
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "with another"])
+def test_a_unique_id_may_be_held_longer_than_its_job(broker: Broker, consumer: Broker, others: int) -> None:
     def push(hold: float = 0.0) -> bool:
-        (added,) = broker.push([job(id="key", is_unique=True, hold=hold)])
-        return added
+        key = job(id="key", is_unique=True, hold=hold)
+        return broker.push([key, *(job(topic="other") for _ in range(others))])[0]
 
-    assert push(hold=3.0)
     began = time.time()
+    assert push(hold=3.0)
     assert consumer.ack(take(consumer, 1)[0])
     assert not push() or time.time() - began > 2.9, "it is done, and held"
     eventually(push)

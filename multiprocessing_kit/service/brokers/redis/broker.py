@@ -93,6 +93,9 @@ class RedisBroker(Broker):
     def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
         with self._told() as link:
+            if isinstance(jobs, list) and len(jobs) == 1:
+                words = [jobs[0].id.encode(), jobs[0].encode(), *_place(jobs[0])]
+                return [link.run("push", scripts.PUSH_ONE, self._key, *words, soon=True) == 1]
             replies = link.run_all("push", scripts.PUSH, self._key, _pushes(jobs), soon=True)
         return [added == _YES for reply in replies for added in reply]
 
@@ -388,8 +391,7 @@ def _pushes(jobs: Iterable[Job]) -> Iterator[list[bytes]]:
         this = (job.topic, job.priority, job.due, job.is_unique, job.hold)
         if this != like:
             like = this
-            hold = round(job.hold * 1000) if job.is_unique else -1
-            words += [job.topic.encode(), _rank(job.priority), b"%r" % job.due, b"%d" % hold, b""]
+            words += [*_place(job), b""]
             run = len(words) - 1
         words += [job.id.encode(), record]
         words[run] = b"%d" % ((len(words) - run) // 2)
@@ -398,6 +400,12 @@ def _pushes(jobs: Iterable[Job]) -> Iterator[list[bytes]]:
     if count:
         words[0] = b"%d" % count
         yield words
+
+
+def _place(job: Job) -> list[bytes]:
+    """Where a job is pushed, and how long its id is refused: what `PUSH` and `PUSH_ONE` say of it."""
+    hold = round(job.hold * 1000) if job.is_unique else -1
+    return [job.topic.encode(), _rank(job.priority), b"%r" % job.due, b"%d" % hold]
 
 
 def _settled(settlement: Settlement) -> list[bytes]:

@@ -126,9 +126,9 @@ class RedisLink:
         except FAILURES as error:
             raise self._server.failed(what, error) from error
 
-    def run(self, what: str, script: Script, key: bytes, *arguments: bytes) -> Any:
+    def run(self, what: str, script: Script, key: bytes, *arguments: bytes, soon: bool = False) -> Any:
         """Run a script, and return its reply; see `run_all`."""
-        return self.run_all(what, script, key, [arguments])[0]
+        return self.run_all(what, script, key, [arguments], soon=soon)[0]
 
     def run_all(
         self, what: str, script: Script, key: bytes, calls: Iterable[Sequence[bytes]], *, soon: bool = False

@@ -16,10 +16,7 @@ __all__ = ["Replies"]
 _READ = 1 << 16
 
 _SOON_SECONDS = 0.0005
-"""What a reply from the same host takes at most. To wake a virtual processor may take as long."""
-
-_PAUSE = 10
-"""Replies for which nobody looks after one that did not come soon: the server is far away, or busy."""
+"""How long to look for a reply from the same host. To wake a virtual processor may take as long."""
 
 
 class Replies:
@@ -33,12 +30,11 @@ class Replies:
         self._source = source
         self._data = bytearray()
         self._at = 0
-        self._pause = 0
+        self._is_near = _is_of_this_host(source) and not isinstance(source, ssl.SSLSocket)
 
     def look(self) -> None:
-        """Wait for a reply without sleep, for a moment: to be woken may take longer than the reply."""
-        if self._pause or isinstance(self._source, ssl.SSLSocket):
-            self._pause = max(0, self._pause - 1)
+        """Wait for a near server's reply without sleep, for a moment: to be woken may take longer than it."""
+        if not self._is_near:
             return
         until = time.perf_counter() + _SOON_SECONDS
         while time.perf_counter() < until:
@@ -49,7 +45,6 @@ class Replies:
                 continue
             self._add(part)
             return
-        self._pause = _PAUSE
 
     def read(self) -> Any:
         """The next: bytes, int, list, None, or a `ResponseError`, which is returned."""
@@ -93,3 +88,10 @@ class Replies:
             self._data.clear()
             self._at = 0
         self._data += part
+
+
+def _is_of_this_host(source: socket.socket) -> bool:
+    if source.family == socket.AF_UNIX:
+        return True
+    here, there = source.getsockname(), source.getpeername()
+    return bool(here[0] == there[0])

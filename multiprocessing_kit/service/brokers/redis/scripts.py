@@ -23,6 +23,7 @@ __all__ = [
     "LEAVE",
     "PURGE",
     "PUSH",
+    "PUSH_ONE",
     "RANK_BITS",
     "RESERVE",
     "SETTLE",
@@ -138,6 +139,19 @@ while at <= #ARGV do
     at = last + 1
 end
 return table.concat(answer)
+"""
+
+# The same for a job that comes alone, in three quarters of the time.
+# ARGV: id, record, topic, rank, due, milliseconds of hold (-1: the id is not unique). Returns 1 or 0.
+_PUSH_ONE = """
+local id, due, hold = ARGV[1], tonumber(ARGV[5]), tonumber(ARGV[6])
+if hold >= 0 and redis.call('EXISTS', P .. 'id:' .. id) == 1
+    or redis.call('HSETNX', P .. 'jobs', id, ARGV[2]) == 0 then
+    return 0
+end
+if hold > 0 then redis.call('SET', P .. 'id:' .. id, '', 'PX', hold) end
+queue(ARGV[3], id, ARGV[4] + redis.call('INCR', P .. 'number'), due)
+return 1
 """
 
 # ARGV: consumer, its mark, token, limit, topics…
@@ -395,6 +409,7 @@ class Script:
 
 
 PUSH = Script(_LISTS, _WAKE, _PUSH)
+PUSH_ONE = Script(_WAKE, _QUEUE, _PUSH_ONE)
 RESERVE = Script(_LISTS, _RESERVE)
 SETTLE = Script(_WAKE, _QUEUE, _SETTLE)
 EXTEND = Script(_LISTS, _WAKE, _RELEASE, _EXTEND)
