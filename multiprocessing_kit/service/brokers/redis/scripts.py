@@ -110,32 +110,39 @@ local at = 2
 while at <= #ARGV do
     local topic, rank, due = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
     local hold, last = tonumber(ARGV[at + 3]), at + 4 + 2 * ARGV[at + 4]
-    local ready, since = {}, {}
-    local delayed, places = {}, {}
-    for i = at + 5, last, 2 do
-        local id = ARGV[i]
-        number = number + 1
-        if hold >= 0 and redis.call('EXISTS', P .. 'id:' .. id) == 1
-            or redis.call('HSETNX', P .. 'jobs', id, ARGV[i + 1]) == 0 then
+    local ids, jobs, queued, known, taken = {}, {}, {}, {}, {}
+    for i = at + 5, last, 2 do ids[#ids + 1] = ARGV[i] end
+    local there = redis.call('HMGET', P .. 'jobs', unpack(ids))
+    for i, id in ipairs(ids) do
+        if there[i] or taken[id] or hold >= 0 and redis.call('EXISTS', P .. 'id:' .. id) == 1 then
             answer[#answer + 1] = '0'
         else
             answer[#answer + 1] = '1'
             if hold > 0 then redis.call('SET', P .. 'id:' .. id, '', 'PX', hold) end
-            local place = rank + number
+            taken[id] = true
+            local n, place = #jobs, rank + number + i
+            jobs[n + 1], jobs[n + 2] = id, ARGV[at + 4 + 2 * i]
             if due > now then
-                delayed[#delayed + 1], delayed[#delayed + 2] = due, id
-                places[#places + 1], places[#places + 2] = id, place
+                queued[n + 1], queued[n + 2] = due, id
+                known[n + 1], known[n + 2] = id, place
             else
-                ready[#ready + 1], ready[#ready + 2] = place, id
-                since[#since + 1], since[#since + 2] = now, id
+                queued[n + 1], queued[n + 2] = place, id
+                known[n + 1], known[n + 2] = now, id
             end
         end
     end
-    in_parts('ZADD', P .. 'ready:' .. topic, ready)
-    in_parts('ZADD', P .. 'since:' .. topic, since)
-    in_parts('ZADD', P .. 'delayed:' .. topic, delayed)
-    in_parts('HSET', P .. 'places:' .. topic, places)
-    if #ready > 0 or #delayed > 0 and due < now + 10 then wake(topic) end
+    number = number + #ids
+    if #jobs > 0 then
+        redis.call('HSET', P .. 'jobs', unpack(jobs))
+        if due > now then
+            redis.call('ZADD', P .. 'delayed:' .. topic, unpack(queued))
+            redis.call('HSET', P .. 'places:' .. topic, unpack(known))
+        else
+            redis.call('ZADD', P .. 'ready:' .. topic, unpack(queued))
+            redis.call('ZADD', P .. 'since:' .. topic, unpack(known))
+        end
+        if due < now + 10 then wake(topic) end
+    end
     at = last + 1
 end
 return table.concat(answer)
@@ -408,7 +415,7 @@ class Script:
         self.sha = sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-PUSH = Script(_LISTS, _WAKE, _PUSH)
+PUSH = Script(_WAKE, _PUSH)
 PUSH_ONE = Script(_WAKE, _QUEUE, _PUSH_ONE)
 RESERVE = Script(_LISTS, _RESERVE)
 SETTLE = Script(_WAKE, _QUEUE, _SETTLE)
