@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["manager_for"]
 
+_BACKOFF = (0.1, 5.0)
+"""Seconds between two starts of a worker that keeps failing, at first and at most."""
+
 
 def manager_for(
     config: ServiceConfig,
@@ -24,7 +27,6 @@ def manager_for(
     workers: int,
     log: str | None,
     patience: float,
-    longest_backoff: float,
     init: Callable[[Context], Any] | None = None,
 ) -> Manager:
     """A manager whose workers are respawned for ever: who pushes jobs counts on them.
@@ -36,7 +38,6 @@ def manager_for(
         workers: How many.
         log: As a manager's `logger`.
         patience: Seconds that a worker has to end, beyond those of the jobs.
-        longest_backoff: Seconds between two starts of one that keeps failing.
         init: Called first; its value is the context's resource.
     """
     formatter: logging.Formatter = JsonFormatter() if config.log_format == "json" else TextFormatter()
@@ -49,7 +50,7 @@ def manager_for(
         formatter=formatter,
         respawn="always",
         respawn_limit=0,
-        backoff=(0.1, longest_backoff),
+        backoff=_BACKOFF,
         execute_sleep=0.0,
         check_interval=0.0,
         stop_timeout=config.stop_timeout + patience,

@@ -21,8 +21,6 @@ __all__ = ["Service"]
 _STOP_SECONDS = 10.0
 """That a consumer has, beyond its workers' patience, to settle what they answered."""
 
-_LONGEST_BACKOFF = 10.0
-
 
 class Service:
     """A master, under it a consumer for each pool, and under each its workers.
@@ -53,7 +51,6 @@ class Service:
             workers=len(crews),
             log=config.log,
             patience=_STOP_SECONDS,
-            longest_backoff=_LONGEST_BACKOFF,
         )
 
     def client(self) -> Client:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["HttpService"]
 
 _STOP_SECONDS = 5.0
-_LONGEST_BACKOFF = 5.0
 _SWEEP_SECONDS = 1.0
 _QUEUED = 1024
 """Connections that the system holds until they are taken."""
@@ -67,7 +66,6 @@ class HttpService:
             workers=1,
             log=_log_of(config.log),
             patience=_STOP_SECONDS,
-            longest_backoff=_LONGEST_BACKOFF,
             init=self._open,
         )
 
