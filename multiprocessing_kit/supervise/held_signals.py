@@ -43,11 +43,11 @@ class _Handlers:
 
     def put_back(self) -> None:
         self._are_held = False
-        # One that is put back may raise before the next is. The rest then goes on by way of `_note`.
-        for signum in list(self._exchanged):
+        # One that is put back may raise before the next is. The rest then goes on by way of `_note`. It may
+        # also hold signals itself, and put back all of them: so what was exchanged stays on record.
+        for signum, handler in list(self._exchanged.items()):
             if getsignal(signum) == self._note:
-                signal(signum, self._exchanged[signum])
-            del self._exchanged[signum]  # what it belongs to is not to live on here
+                signal(signum, handler)
 
     def call(self) -> None:
         """Call those whose signals have come meanwhile."""
