@@ -6,7 +6,9 @@ import itertools
 import os
 import resource
 import signal
+import socket
 import sqlite3
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -452,6 +454,30 @@ def test_at_a_socket(tmp_path: Path, opened: Open) -> None:
             broker.push([job()])
         server.start()
         assert broker.push([job()]) == [True]
+
+
+def test_a_server_that_resets_whom_it_has_greeted(opened: Open) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        child = fork(partial(_greet_and_reset, server))
+        try:
+            broker = opened(f"redis://127.0.0.1:{server.getsockname()[1]}")
+            for _ in range(20):
+                with pytest.raises(BrokerUnavailableError, match=r"cannot .* at redis://"):
+                    broker.push([job()])
+        finally:
+            os.kill(child, signal.SIGKILL)
+            exit_of(child)
+
+
+def _greet_and_reset(server: socket.socket) -> None:
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            said = b""
+            while b"LIB-VER" not in said:  # the last that redis-py says of itself; it waits for each answer
+                said = connection.recv(4096)
+                connection.sendall(b"+OK\r\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_what_is_no_job_is_told(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,3 +85,17 @@ def test_a_server_that_says_nothing(ends: tuple[socket.socket, socket.socket]) -
         replies.look()
     with pytest.raises(TimeoutError):
         replies.read()
+
+
+def test_a_connection_that_was_reset() -> None:
+    """Its peer has no address any more: that is told where it is read, and not before."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as ours,
+    ):
+        theirs, _ = server.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        replies = Replies(ours)
+        with pytest.raises(ConnectionResetError):
+            replies.read()

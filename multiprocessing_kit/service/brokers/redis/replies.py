@@ -93,5 +93,8 @@ class Replies:
 def _is_of_this_host(source: socket.socket) -> bool:
     if source.family == socket.AF_UNIX:
         return True
-    here, there = source.getsockname(), source.getpeername()
+    try:
+        here, there = source.getsockname(), source.getpeername()
+    except OSError:  # the server has reset the connection already, which the next call is told
+        return False
     return bool(here[0] == there[0])
