@@ -86,6 +86,11 @@ class Job:
         self.attempt += 1
         self.crashes += kind == "crashed"
 
+    def begin_anew(self) -> None:
+        """Be as when it was pushed, but with the history: a dead letter that is to run again."""
+        self.attempt, self.crashes, self.idle_for, self.due = 1, 0, 0.0, 0.0
+        self.first_run, self.changes = 0.0, ""
+
     def encode(self) -> bytes:
         """As a record."""
         if not (

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -375,6 +376,21 @@ def test_dead_letters_run_again(broker: Broker, consumer: Broker, by_id: bool) -
     assert sorted(ids(taken)) == sorted(wanted)
     eventually(lambda: broker.backlog(TOPIC).dead == len(dead) - len(wanted))
     assert broker.dead_retry(TOPIC, wanted) == 0
+
+
+def test_of_its_runs_a_retried_dead_letter_has_only_the_history(broker: Broker, consumer: Broker) -> None:
+    """What a strategy counts from the first run, and what listeners changed, would end it at once again."""
+    pushed = job(priority=3, is_unique=True, hold=60.0)
+    broker.push([pushed])
+    (delivery,) = take(consumer, 1)
+    delivery.job.failed("crashed", "killed by SIGSEGV")
+    delivery.job.idle_for, delivery.job.first_run, delivery.job.changes = 2.5, 1e9, "signed"
+    history = list(delivery.job.history)
+    assert consumer.dead(delivery)
+    eventually(lambda: broker.backlog(TOPIC).dead == 1)
+
+    assert broker.dead_retry(TOPIC, None) == 1
+    assert take(consumer, 1)[0].job == replace(pushed, history=history)
 
 
 @pytest.mark.parametrize("by_id", [True, False], ids=["some", "all"])

@@ -37,7 +37,7 @@ class Lying:
         count = 0
         with self._session.looking(self._queue) as messages:
             for message, job in _found(messages, job_ids):
-                job.attempt, job.crashes, job.idle_for, job.due = 1, 0, 0.0, 0.0
+                job.begin_anew()
                 letter = Letter("", self._session.names.of(job, 0.0), job.encode(), new_mark(job))
                 self._session.send([(job.topic, letter)])
                 message.drop()

@@ -141,7 +141,7 @@ class RedisBroker(Broker):
             for record in reply[::2]:
                 if record is not None:
                     job = self._decoded(record)
-                    job.attempt, job.crashes, job.idle_for, job.due = 1, 0, 0.0, 0.0
+                    job.begin_anew()
                     words += [job.id.encode(), _rank(job.priority), job.encode()]
             retried = self._run("retry dead letters", scripts.DEAD_RETRY, *words)
             count += retried

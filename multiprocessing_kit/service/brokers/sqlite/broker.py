@@ -144,7 +144,7 @@ class SqliteBroker(Broker):
         with self.database.transaction("retry dead letters") as db:
             for seq, record in self._dead(db, topic, job_ids):
                 job = self._decoded(record)
-                job.attempt, job.crashes, job.idle_for, job.due = 1, 0, 0.0, 0.0
+                job.begin_anew()
                 self._requeue(db, seq, job, time.time())
                 count += 1
         return count
