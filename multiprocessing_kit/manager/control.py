@@ -10,6 +10,7 @@ closes it last, after everything else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ _IDLE_SECONDS = 10.0
 _SEND_SECONDS = 1.0
 _LONGEST_WAIT = 1e6  # of a socket, which counts milliseconds, in 32 bits
 _PEERCRED = struct.Struct("3i")
+_SHORTAGE = (errno.EMFILE, errno.ENFILE)
 
 Answer = dict[str, Any]
 
@@ -55,17 +57,30 @@ class ControlServer:
         else:
             self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)
+        self._spare = _spare()
 
     def fileno(self) -> int:
         """Readable when a client has come."""
         return self._socket.fileno()
 
     def accept(self) -> Connection | None:
-        """The next client; None if there is none, or it is not the owner's."""
+        """The next client; None if there is none, or it is not the owner's.
+
+        Raises:
+            OSError: The client waits, and there is no descriptor for it, nor a spare one.
+        """
+        if self._spare is None:
+            self._spare = _spare()
         try:
             connected, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None
+        except OSError as error:
+            if error.errno not in _SHORTAGE or self._spare is None:
+                raise
+            _log.warning("a client gets the last descriptor: %s", error.strerror)
+            self._drop_spare()
+            connected, _ = self._socket.accept()
         connected.setblocking(False)
         if not _may(connected) or len(self.connections) >= _MOST_CONNECTIONS:
             connected.close()
@@ -114,6 +129,12 @@ class ControlServer:
         """Tell those that wait for the end."""
         for connection in list(self.connections):
             self.drop(connection)
+        self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
 
 
 class Connection:
@@ -226,6 +247,14 @@ def _listen(path: Path) -> socket.socket:
         listening.close()
         raise ManagerError(f"cannot listen at {path}: {error.strerror}") from error
     return listening
+
+
+def _spare() -> int | None:
+    """A descriptor to give up where none is left, so that a command to stop is heard all the same."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return None
 
 
 def _may(connected: socket.socket) -> bool:

@@ -46,6 +46,8 @@ from multiprocessing_kit.supervise.supervisor import Place, State, Supervisor, T
 __all__ = ["Master"]
 
 _LONGEST_WAIT = 3600.0
+_DEAF_SECONDS = 1.0
+"""For how long nobody is let in where no descriptor is left."""
 
 _log = logging.getLogger("multiprocessing_kit.manager")
 
@@ -85,6 +87,7 @@ class Master:
         self._problem = ""
         self._is_settled = False
         self._is_stopping = False
+        self._deaf_until: float | None = None
         self._next_check = time.monotonic() + settings.check_interval
 
     # ── what it can be asked ──────────────────────────────────────────────────────────────────────
@@ -192,7 +195,7 @@ class Master:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())  # an exec has blocked them
             self._watch(signals, lambda: deque(map(on_signal, signals.take()), maxlen=0))
             self._watch(self._relay, self._relay.drain)
-            self._watch(self._control, lambda: self._accept(on_command))
+            self._listen(on_command)
             for connection in self._control.connections:
                 self._watch_connection(connection, on_command)
             self._watch(self._bell, self._bell.clear)
@@ -202,6 +205,8 @@ class Master:
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._turn(on_ready)
+                if self._deaf_until is not None and time.monotonic() >= self._deaf_until:
+                    self._listen(on_command)
                 self._step_trial(lambda: signals.is_empty)
             self._end()
 
@@ -241,7 +246,10 @@ class Master:
             self._drop(connection)
         if self.settings.check_interval and time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + self.settings.check_interval
-            self.log_status()
+            try:
+                self.log_status()
+            except Exception:  # no descriptor is left to look with: no reason to end the workers
+                _log.exception("the status cannot be told")
 
     def _timeout(self) -> float:
         times = [self._supervisor.timeout(), self._notifier.timeout()]
@@ -249,6 +257,8 @@ class Master:
             times.append(max(0.0, self._next_check - time.monotonic()))
         if self._control.connections:
             times.append(1.0)
+        if self._deaf_until is not None:
+            times.append(max(0.0, self._deaf_until - time.monotonic()))
         if self._trial is not None:
             times.append(self._trial.child.recheck)
         # Not longer than a selector can count: milliseconds, in 32 bits.
@@ -322,8 +332,17 @@ class Master:
             seats=seats_of(self._supervisor.places.values()),
         )
 
+    def _listen(self, on_command: Callable[[Answer], Answer]) -> None:
+        self._deaf_until = None
+        self._watch(self._control, lambda: self._accept(on_command))
+
     def _accept(self, on_command: Callable[[Answer], Answer]) -> None:
-        connection = self._control.accept()
+        try:
+            connection = self._control.accept()
+        except OSError:  # the client goes on waiting, and would wake the loop again and again
+            self._selector.unregister(self._control)
+            self._deaf_until = time.monotonic() + _DEAF_SECONDS
+            return
         if connection is not None:
             self._watch_connection(connection, on_command)
 

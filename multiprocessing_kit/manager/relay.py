@@ -20,7 +20,10 @@ from typing import Any
 
 __all__ = ["Relay", "RelayHandler", "name_worker"]
 
+_log = logging.getLogger("multiprocessing_kit.manager")
+
 _LARGEST = 60_000
+_IN_A_FILE = b"."
 _MOST_AT_ONCE = 500
 """Records that the master writes before it looks at other things."""
 
@@ -39,6 +42,7 @@ class Relay:
             ours, theirs = (socket.socket(fileno=descriptor) for descriptor in descriptors)
         ours.setblocking(False)
         self._ours, self._theirs = ours, theirs
+        self._loses = False
 
     def fileno(self) -> int:
         """Readable when there are records."""
@@ -68,6 +72,12 @@ class Relay:
                 with io.FileIO(descriptor) as file:
                     file.seek(0)
                     data = file.readall()
+            if data == _IN_A_FILE:  # which the system has dropped: this process has no descriptor left
+                if not self._loses:
+                    _log.error("large log records are lost: no descriptor is left")
+                self._loses = True
+                continue
+            self._loses = self._loses and not descriptors
             record = logging.makeLogRecord(json.loads(data))
             logger = _logger_of(record.name)
             try:
@@ -115,7 +125,7 @@ class RelayHandler(logging.Handler):
         with tempfile.TemporaryFile() as file:
             file.write(data)
             file.flush()
-            socket.send_fds(self._socket, [b"."], [file.fileno()])
+            socket.send_fds(self._socket, [_IN_A_FILE], [file.fileno()])
 
 
 def name_worker(worker: str) -> None:

@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import os
 import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,8 +134,6 @@ def lock_with_rubbish(program: Program) -> None:
 
 
 def socket_of_nobody(program: Program) -> None:
-    import socket
-
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(program.socket))
 
@@ -255,6 +255,48 @@ def test_a_fault_in_a_command_ends_nobody(tmp_path: Path) -> None:
             program.ask("status")
         foreground.send_signal(signal.SIGUSR2)
         program.wait_for_log("signal SIGUSR2 failed")
+        program.ask("stop")
+        assert program.wait_for_end() == 0
+
+
+WITHOUT_DESCRIPTORS = """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+    def work(context):
+        if context.pin == 0 and os.path.exists("speak") and not os.path.exists("spoken"):
+            for _ in range(3):
+                log.info("large %s", "x" * 100_000)
+            log.info("small one")
+            open("spoken", "w").close()
+
+    manager = Manager("tested", workers=40, target=work, execute_sleep=0.05, check_interval=0.3)
+"""
+
+
+def test_a_master_without_descriptors_goes_on(tmp_path: Path) -> None:
+    """It neither ends nor spins, hears commands all the same, and has all its workers once there are some."""
+    with Program(tmp_path, WITHOUT_DESCRIPTORS) as program:
+        foreground = program.run()
+        program.wait_for_log("cannot fork worker")
+        with contextlib.ExitStack() as clients:
+            for _ in range(6):
+                clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(program.socket))
+            program.wait_for_log("a client gets the last descriptor")
+            begin, before = time.monotonic(), psutil.Process(foreground.pid).cpu_times().user
+            (tmp_path / "speak").touch()
+            program.wait_for_log("large log records are lost")
+            program.wait_for_log("small one")
+            program.wait_for_log("the status cannot be told", 3)
+            time.sleep(max(0.0, begin + 2 - time.monotonic()))
+            assert foreground.poll() is None
+            after = psutil.Process(foreground.pid).cpu_times().user
+            assert after - before < (time.monotonic() - begin) / 2
+        assert program.log.count("large log records are lost") == 1
+        program.ask("wakeup")
+        resource.prlimit(foreground.pid, resource.RLIMIT_NOFILE, (400, 400))
+        assert len(program.wait_until_ready().workers) == 40
         program.ask("stop")
         assert program.wait_for_end() == 0
 
