@@ -135,7 +135,7 @@ class Master:
         self._refuse_while_stopping()
         if self._trial is not None:
             raise ManagerError("a restart is under way already")
-        self._problem = ""
+        self._problem = self._rolling.problem = ""
         self._notifier.reloading()
         self._trial = Trial(self.settings.name, [self._lock.path, self._control.path])
         self._watch(self._trial.child, _nothing)

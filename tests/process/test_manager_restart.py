@@ -386,7 +386,9 @@ def test_a_failure_before_a_restart_is_not_forgotten(tmp_path: Path) -> None:
         assert all(worker.restarts == 2 and "exited with 1" in worker.last_exit for worker in status.workers)
 
 
-def test_new_code_that_cannot_work_leaves_the_others_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["restart", "reload"])
+def test_new_code_that_cannot_work_leaves_the_others_alone(tmp_path: Path, command: str) -> None:
+    """Once it can, who asks again hears nothing of the failure before."""
     source = """
         def init(context):
             if os.path.exists("bad"):
@@ -408,7 +410,7 @@ def test_new_code_that_cannot_work_leaves_the_others_alone(tmp_path: Path) -> No
         assert after.workers[0].state == "fatal"
         assert [worker.pid for worker in after.workers[1:]] == [worker.pid for worker in before.workers[1:]]
         (tmp_path / "bad").unlink()
-        program.command("reload", expect=0)
+        program.command(command, expect=0)
         after = program.wait_until_ready()
         assert not {worker.pid for worker in after.workers} & {worker.pid for worker in before.workers}
 
