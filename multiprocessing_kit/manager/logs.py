@@ -53,6 +53,9 @@ def open_logs(
     for handler in handlers:
         if handler not in root.handlers:
             root.addHandler(handler)
+            for named in _loggers():
+                if handler in named.handlers and _reaches_root(named):  # or each record would come twice
+                    named.removeHandler(handler)
     if handlers and root.level == logging.WARNING:  # as Python sets it, not the program
         root.setLevel(logging.INFO)
 
@@ -101,6 +104,12 @@ def send_all_to(handler: logging.Handler) -> None:
 def _loggers() -> list[logging.Logger]:
     named = logging.Logger.manager.loggerDict.values()
     return [logger for logger in named if isinstance(logger, logging.Logger)]
+
+
+def _reaches_root(logger: logging.Logger) -> bool:
+    while logger.propagate and logger.parent is not None:
+        logger = logger.parent
+    return logger.parent is None
 
 
 def _all_handlers() -> set[logging.Handler]:

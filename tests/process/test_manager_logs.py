@@ -240,6 +240,44 @@ def test_loggers_keep_the_handlers_they_had(tmp_path: Path) -> None:
         assert "to its own file only" not in everything
 
 
+@pytest.mark.parametrize("given", ["shop", "handler"])
+@pytest.mark.parametrize("propagates", [True, False])
+def test_a_logger_of_the_programs_has_each_record_once(tmp_path: Path, given: str, propagates: bool) -> None:
+    """Of the master and of workers, its own and those of others; also after new code and new workers."""
+    source = f"""
+        handler = logging.FileHandler("all.log")
+        handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
+        shop = logging.getLogger("shop")
+        shop.addHandler(handler)
+        shop.setLevel(logging.INFO)
+        shop.propagate = {propagates}
+        above = logging.FileHandler("root.log")
+        logging.getLogger().addHandler(above)
+        shop.info("loaded by %d", os.getpid())
+
+        def work(context):
+            shop.info("from %d", os.getpid())
+            log.info("from %d", os.getpid())
+            context.sleep(3600)
+
+        manager = Manager("tested", workers=1, target=work, logger={given})
+    """
+    with Program(tmp_path, source) as program:
+        program.start()
+        pids = [program.worker().pid]
+        for command in ("reload", "restart"):
+            program.command(command, expect=0)
+            pids.append(program.worker().pid)
+        path = tmp_path / "all.log"
+        until(lambda: f"program from {pids[-1]}" in path.read_text(), "the last record")
+        lines = path.read_text().splitlines()
+        for pid in pids:
+            assert [lines.count(f"{name} from {pid}") for name in ("shop", "program")] == [1, 1]
+        assert len(set(lines)) == len(lines)
+        # workers' records go wherever the program has sent them before
+        assert (f"from {pids[0]}\n" * (1 + propagates)) in (tmp_path / "root.log").read_text()
+
+
 def test_a_filter_that_fails_ends_nothing(tmp_path: Path) -> None:
     source = """
         class Faulty(logging.Filter):
