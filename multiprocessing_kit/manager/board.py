@@ -17,9 +17,9 @@ from multiprocessing_kit.manager.settings import MOST_WORKERS
 
 __all__ = ["Board", "Row"]
 
-_ROW = struct.Struct("=QQd")
+_ROW = struct.Struct("=dQd")
 _ROW_BYTES = 64  # rows of two writers do not share a line of the processor's cache
-_READY, _EXECUTED, _BUSY_SINCE = 0, 8, 16
+_READY_SINCE, _EXECUTED, _BUSY_SINCE = 0, 8, 16
 
 
 class Board:
@@ -64,7 +64,7 @@ class Row:
 
     def ready(self) -> None:
         """`init` is over."""
-        self._write(_READY, "=Q", 1)
+        self._write(_READY_SINCE, "=d", time.monotonic())
 
     def begin(self) -> None:
         """A call begins."""
@@ -74,6 +74,11 @@ class Row:
         """It is over, and the worker has made so many."""
         self._write(_EXECUTED, "=Q", executed)
         self._write(_BUSY_SINCE, "=d", 0.0)
+
+    def ready_since(self) -> float:
+        """When `init` was over, by `time.monotonic()`; 0.0 if it is not."""
+        since: float = _ROW.unpack_from(self._memory, self._at)[0]
+        return since
 
     def read(self) -> tuple[bool, int, float]:
         """Whether it is ready, how many calls it has made, and since when it is at one; 0.0 if at none."""

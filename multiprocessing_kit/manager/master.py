@@ -379,6 +379,9 @@ class Master:
     def _changed(self, place: Place, gone: ForkedChild | None) -> None:
         if gone is not None:
             self._selector.unregister(gone)
+            if not self.settings.policy.is_normal(gone.exitcode):
+                # Health begins after `init`: one that fails in it, or soon after, was never sound.
+                place.since = self._board.row(place.pin).ready_since() or time.monotonic()
             self._board.row(place.pin).clear()
         elif place.child is not None:
             self._starts += 1

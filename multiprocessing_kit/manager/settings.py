@@ -47,7 +47,7 @@ class Settings:
         check_interval: Seconds between two lines about the manager's state in the log; 0: none.
         stop_timeout: Seconds that running work has at a stop, before it is interrupted, and then killed.
         backoff: Seconds before the second start in a row, and at most; doubled from the one to the other.
-        healthy_seconds: After so many seconds a worker's failures so far are forgotten.
+        healthy_seconds: So many seconds after `init` a worker's failures so far are forgotten.
         respawn_limit: Failures in a row after which a worker is given up; 0: never.
         lock_file: Locked while the manager runs; by default in `runtime_dir`.
         runtime_dir: For lock, socket and such; by default the user's or the system's.

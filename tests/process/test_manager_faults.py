@@ -215,6 +215,37 @@ def test_a_worker_that_cannot_start_is_tried_by_schedule_and_given_up(
         assert table.count("6 times in a row") == 2
 
 
+SLOW_STORM = """
+    def init(context):
+        time.sleep(0.4)
+        {in_init}
+
+    def work(context):
+        {in_work}
+
+    manager = Manager(
+        "tested", workers=1, target=work, init=init, backoff=(0.5, 1), respawn_limit=3, healthy_seconds=0.2,
+    )
+"""
+
+
+@pytest.mark.parametrize(("in_init", "in_work"), [(RAISES, "pass"), ("pass", RAISES)])
+def test_a_long_time_in_init_is_no_health(tmp_path: Path, in_init: str, in_work: str) -> None:
+    with Program(tmp_path, SLOW_STORM.format(in_init=in_init, in_work=in_work)) as program:
+        program.start()
+        status = program.wait_until(has_given_up, "it to be given up")
+        assert "3 times in a row" in status.workers[0].reason
+        _, second, third = starts_in(program.log, 0)
+        assert third - second >= 0.8  # `init`, and a pause as configured, by its jitter shorter
+
+
+def test_a_long_life_after_init_is_health(tmp_path: Path) -> None:
+    with Program(tmp_path, SLOW_STORM.format(in_init="pass", in_work="time.sleep(0.3);" + RAISES)) as program:
+        program.start()
+        status = program.wait_until(lambda status: status.workers[0].restarts >= 4)
+        assert status.workers[0].state != "fatal"
+
+
 def test_healthy_workers_beside_one_that_cannot_start(tmp_path: Path) -> None:
     source = """
         def init(context):
