@@ -35,7 +35,7 @@ def runtime_directory(wanted: str | os.PathLike[str] | None, user: int | None = 
     """
     path = Path(os.path.abspath(wanted)) if wanted is not None else _default(user)
     owner = os.geteuid() if user is None else user
-    is_new = not path.exists()
+    is_new = not os.path.lexists(path)  # which raises nothing where this user may not look
     descriptor = open_directory(path, "runtime_dir", make=True)
     try:
         if is_new and owner != os.geteuid() == 0:

@@ -550,6 +550,8 @@ multiprocessing_kit.cli.main(prog_name="mpkit")
     [
         ("runtime_dir='closed'", "runtime_dir"),
         ("runtime_dir='closed/deeper'", "runtime_dir"),
+        ("runtime_dir='enclosed/deeper'", "runtime_dir"),
+        ("lock_file='enclosed/a.lock', runtime_dir='open'", "lock_file"),
         ("lock_file='closed/a.lock', runtime_dir='open'", "lock_file"),
         ("logger='closed/a.log', runtime_dir='open'", "logger"),
     ],
@@ -560,10 +562,12 @@ def test_directories_that_cannot_be_written_to_are_refused(
     """By a user who is not root."""
     with Program(open_folder, SOURCE.replace("workers=2", f"workers=2, {options}")) as program:
         (open_folder / "closed").mkdir(mode=0o555)
+        (open_folder / "enclosed").mkdir(mode=0)  # nobody but root may even look there
         (open_folder / "open").mkdir()
         (open_folder / "open").chmod(0o777)
         (open_folder / "main.py").write_text("import os, sys\n" + AS_NOBODY)
         done = program.python("main.py", "manage", "run", "program:manager", expect=CONFIG)
+        (open_folder / "enclosed").rmdir()
         assert done.stderr.startswith(f"Error: option {option}: "), done.stderr
         assert "closed" in done.stderr
         assert re.search("Permission denied|is not writable", done.stderr)
