@@ -57,7 +57,8 @@ def start_in_background(name: str, run: _Run, output: Path, patience: float) -> 
         os._exit(_live(run, log, writing))
     os.close(writing)
     os.close(log)
-    os.waitpid(pid, 0)
+    with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
+        os.waitpid(pid, 0)
     with open(reading, "rb", buffering=0) as pipe:
         return _heard(name, pipe, patience)
 

@@ -403,6 +403,16 @@ def test_a_program_that_calls_run(tmp_path: Path) -> None:
         assert program.log.count("ended with 0") == 1
 
 
+def test_a_program_that_ignores_its_children(tmp_path: Path) -> None:
+    """So that the system takes their exit statuses; the manager's workers come back all the same."""
+    source = SOURCE + "if __name__ == '__main__':\n    print(manager.start())\n"
+    with Program(tmp_path, "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + source) as program:
+        assert program.python("program.py").stdout == "2 of 2 workers are ready\n"
+        killed = program.kill_worker()
+        status = program.wait_until(lambda status: status.workers[0].pid not in (0, killed))
+        assert status.workers[0].last_exit == "was killed by SIGKILL"
+
+
 # ── what is refused before anything is forked ─────────────────────────────────────────────────────────
 
 
