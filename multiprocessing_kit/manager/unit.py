@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 from collections.abc import Sequence
 
@@ -32,7 +33,6 @@ def systemd_unit(
     """
     user = getpass.getuser() if settings.user is None else settings.user
     group = [] if settings.group is None else [f"Group={settings.group}"]
-    preserve = ["RuntimeDirectoryPreserve=yes"] if keeps_runtime else []
     return "\n".join(
         [
             "[Unit]",
@@ -47,9 +47,7 @@ def systemd_unit(
             f"WorkingDirectory={directory.replace('%', '%%')}",
             f"ExecStart={' '.join(map(_quoted, command))}",
             "ExecReload=/bin/kill -HUP $MAINPID",
-            f"RuntimeDirectory=mpkit-{settings.name}",
-            *preserve,
-            f"Environment=XDG_RUNTIME_DIR=%t/mpkit-{settings.name}",
+            *_runtime(settings, directory, keeps_runtime),
             "KillMode=mixed",
             f"TimeoutStopSec={settings.stop_timeout + _AFTER_STOP_SECONDS:g}",
             f"WatchdogSec={_WATCHDOG_SECONDS}",
@@ -63,9 +61,25 @@ def systemd_unit(
     )
 
 
+def _runtime(settings: Settings, directory: str, keeps: bool) -> list[str]:
+    lines = []
+    if settings.runtime_dir is None:
+        made = f"mpkit-{settings.name}"
+        lines = [f"RuntimeDirectory={made}", f"Environment=XDG_RUNTIME_DIR=%t/{made}"]
+    else:
+        path = os.path.normpath(os.path.join(directory, settings.runtime_dir))
+        if path.startswith("/run/"):  # which a boot empties, and where only root may make one
+            lines = [f"RuntimeDirectory={_word(path[5:].replace('%', '%%'))}", "RuntimeDirectoryMode=0700"]
+            keeps = True  # a manager that systemd has not started may have its lock and socket there
+    return [*lines, "RuntimeDirectoryPreserve=yes"] if keeps else lines
+
+
 def _quoted(word: str) -> str:
     """For a command line of systemd, whose %, $ and quotes are not those of a shell."""
-    word = word.replace("%", "%%").replace("$", "$$")
+    return _word(word.replace("%", "%%").replace("$", "$$"))
+
+
+def _word(word: str) -> str:
     if _PLAIN.fullmatch(word):
         return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"')

@@ -270,6 +270,31 @@ def test_the_unit(tmp_path: Path) -> None:
         assert int(service["WatchdogSec"]) > 0
         assert service["Restart"] == "on-failure"
         assert unit["Install"]["WantedBy"] == "multi-user.target"
+        assert service["RuntimeDirectory"] == "mpkit-tested"
+        assert service["Environment"] == "XDG_RUNTIME_DIR=%t/mpkit-tested"
+
+
+@pytest.mark.parametrize(
+    ("runtime_dir", "made"),
+    [
+        ("/run/shop", "shop"),
+        ("/run/shop/mails 50%", '"shop/mails 50%%"'),
+        ("/run/../run//$shop", "$shop"),
+        ("/run", None),
+        ("/running/shop", None),
+        ("state", None),
+    ],
+)
+def test_the_unit_of_one_with_a_runtime_directory(tmp_path: Path, runtime_dir: str, made: str | None) -> None:
+    """All others use it, too; systemd makes it where a boot empties it, and leaves it there."""
+    options = f", runtime_dir={runtime_dir!r}"
+    with Program(tmp_path, WORKS.format(seconds=60, options=options)) as program:
+        service = unit_of(program)["Service"]
+        assert "Environment" not in service
+        assert service.get("RuntimeDirectory") == made
+        assert service.get("RuntimeDirectoryPreserve") == (made and "yes")
+        assert service.get("RuntimeDirectoryMode") == (made and "0700")
+        assert verified(program) == ""
 
 
 @pytest.mark.parametrize(
