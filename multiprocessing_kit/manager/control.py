@@ -24,7 +24,7 @@ from typing import Any
 
 from multiprocessing_kit.errors import ManagerConfigError, ManagerError, NotRunningError
 
-__all__ = ["Answer", "Connection", "ControlServer", "request"]
+__all__ = ["Answer", "Connection", "ControlServer", "check_address", "request"]
 
 _log = logging.getLogger("multiprocessing_kit.manager")
 
@@ -229,10 +229,15 @@ def request(
         return answer
 
 
-def _listen(path: Path) -> socket.socket:
+def check_address(path: Path) -> None:
+    """Raise ManagerConfigError if there cannot be a socket at `path`."""
     if len(os.fsencode(path)) > _LONGEST_PATH:
         text = f"option runtime_dir: {path} is too long for a socket; use a shorter directory"
         raise ManagerConfigError(text, option="runtime_dir")
+
+
+def _listen(path: Path) -> socket.socket:
+    check_address(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):

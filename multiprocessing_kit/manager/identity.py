@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from collections.abc import Callable
@@ -9,7 +10,21 @@ from collections.abc import Callable
 from multiprocessing_kit.errors import ManagerConfigError
 from multiprocessing_kit.manager.settings import Settings
 
-__all__ = ["become"]
+__all__ = ["become", "check_identity"]
+
+
+def check_identity(settings: Settings) -> None:
+    """As `become`, as far as can be told without doing it.
+
+    Raises:
+        ManagerConfigError: This process may not.
+    """
+    if os.geteuid() == 0 or _has_capabilities():
+        return
+    if settings.uid is not None and settings.uid != os.geteuid():
+        raise _not_root("user")
+    if settings.gid is not None and settings.gid not in (os.getgid(), os.getegid()):
+        raise _not_root("group")
 
 
 def become(settings: Settings) -> None:
@@ -35,5 +50,15 @@ def _do(option: str, act: Callable[[], None]) -> None:
     try:
         act()
     except PermissionError as error:
-        text = f"option {option}: only root may become another one"
-        raise ManagerConfigError(text, option=option) from error
+        raise _not_root(option) from error
+
+
+def _not_root(option: str) -> ManagerConfigError:
+    return ManagerConfigError(f"option {option}: only root may become another one", option=option)
+
+
+def _has_capabilities() -> bool:
+    """Whether Linux lets it do something that else only root may, perhaps this."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        return any(line.startswith("CapEff:") and int(line.split()[1], 16) for line in file)
+    return False

@@ -14,7 +14,7 @@ from pathlib import Path
 from multiprocessing_kit.errors import ManagerConfigError
 from multiprocessing_kit.manager.safe_files import open_private
 
-__all__ = ["open_logs", "reopen_logs", "send_all_to"]
+__all__ = ["check_logs", "open_logs", "reopen_logs", "send_all_to"]
 
 _BYTES, _FILES = 100_000_000, 5
 _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
@@ -40,16 +40,13 @@ def open_logs(
         ManagerConfigError: It is none of these, or cannot be opened.
     """
     root = logging.getLogger()
+    wanted = _wanted(logger, default)
     if isinstance(logger, logging.Logger):
         handlers = [] if logger is root else list(logger.handlers)
     elif isinstance(logger, logging.Handler):
         handlers = [logger]
-    elif logger is not None:
-        handlers = [_handler(logger, formatter)]
-    elif root.handlers:
-        handlers = []
     else:
-        handlers = [_handler("stderr" if default is None else str(default), formatter)]
+        handlers = [] if wanted is None else [_handler(wanted, formatter)]
     for handler in handlers:
         if handler not in root.handlers:
             root.addHandler(handler)
@@ -58,6 +55,22 @@ def open_logs(
                     named.removeHandler(handler)
     if handlers and root.level == logging.WARNING:  # as Python sets it, not the program
         root.setLevel(logging.INFO)
+
+
+def check_logs(logger: logging.Logger | logging.Handler | str | None, default: Path | None) -> None:
+    """Raise what `open_logs` would; nothing is logged differently after it."""
+    wanted = _wanted(logger, default)
+    if wanted is not None:
+        _handler(wanted, None).close()
+
+
+def _wanted(logger: logging.Logger | logging.Handler | str | None, default: Path | None) -> str | None:
+    """What there is to open; None for nothing."""
+    if isinstance(logger, str):
+        return logger
+    if logger is not None or logging.getLogger().handlers:
+        return None
+    return "stderr" if default is None else str(default)
 
 
 def _handler(wanted: str, formatter: logging.Formatter | None) -> logging.Handler:

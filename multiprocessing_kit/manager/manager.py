@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from multiprocessing_kit.errors import ManagerConfigError, ManagerError, NotRunningError
 from multiprocessing_kit.manager.background import start_in_background
 from multiprocessing_kit.manager.commands import Commands
-from multiprocessing_kit.manager.control import Answer, request
+from multiprocessing_kit.manager.control import Answer, check_address, request
 from multiprocessing_kit.manager.handover import (
     is_for_another,
     is_handed_over,
@@ -22,11 +22,11 @@ from multiprocessing_kit.manager.handover import (
     leave_trial,
     taken_over,
 )
-from multiprocessing_kit.manager.identity import become
+from multiprocessing_kit.manager.identity import become, check_identity
 from multiprocessing_kit.manager.instance import InstanceLock
-from multiprocessing_kit.manager.logs import open_logs
+from multiprocessing_kit.manager.logs import check_logs, open_logs
 from multiprocessing_kit.manager.master import Master
-from multiprocessing_kit.manager.safe_files import runtime_directory
+from multiprocessing_kit.manager.safe_files import open_private, runtime_directory
 from multiprocessing_kit.manager.settings import Settings
 from multiprocessing_kit.manager.status import Status
 
@@ -135,6 +135,7 @@ class Manager:
         log, output = self._path("log"), self._path("out")
         if is_handed_over(self.name):  # this is what was in the background before it executed itself anew
             sys.exit(self._run(log, lambda _text: None))
+        self._check_before_fork(log)
         return start_in_background(self.name, lambda on_ready: self._run(log, on_ready), output, timeout)
 
     def _run(self, log: Path | None, on_ready: Callable[[str], None]) -> int:
@@ -165,10 +166,17 @@ class Manager:
         return 0
 
     def _checked_paths(self, log: Path | None) -> list[Path]:
-        """Of lock and socket; as far as the new code of a restart can be checked without being it."""
-        _ = self.settings
-        open_logs(self._logger, log, self._formatter)
-        return [self._path("lock"), self._path("sock")]
+        """Of lock and socket; as far as can be checked without being the master, or its new code."""
+        settings, paths = self.settings, [self._path("lock"), self._path("sock")]
+        check_identity(settings)
+        check_address(paths[1])
+        if settings.uid in (None, os.geteuid()):  # another one may have other rights, and owns what is made
+            check_logs(self._logger, log)
+        return paths
+
+    def _check_before_fork(self, log: Path | None) -> None:
+        lock, _ = self._checked_paths(log)
+        os.close(open_private(lock, "lock_file", os.O_RDWR | os.O_CREAT))
 
     # ── one that runs ─────────────────────────────────────────────────────────────────────────────
 

@@ -492,7 +492,7 @@ manager = Manager("tested", target=work, {options})
         assert "Traceback" not in done.stderr
         assert not (folder / "forked").exists()
         assert not (folder / "elsewhere").exists()
-        assert words != ("run",) or not list(folder.glob("forked.*"))
+        assert not list(folder.glob("forked.*"))
 
 
 # ── whose it is ───────────────────────────────────────────────────────────────────────────────────────
@@ -584,14 +584,22 @@ def test_directories_that_cannot_be_written_to_are_refused(
 
 
 @as_root
-def test_only_root_may_become_another_user(open_folder: Path) -> None:
-    """Others are told so before anything runs."""
-    source = SOURCE.replace("workers=2", "workers=2, user='root', runtime_dir='open'")
+@pytest.mark.parametrize("words", [("run",), ("start", "--detach")], ids=["run", "background"])
+@pytest.mark.parametrize("option", ["user", "group"])
+def test_only_root_may_become_another_user(open_folder: Path, option: str, words: tuple[str, ...]) -> None:
+    """Others are told so before anything is forked."""
+    source = (
+        SOURCE.replace("workers=2", f"workers=2, {option}='root', runtime_dir='open'")
+        + """
+os.register_at_fork(after_in_child=lambda: open("open/forked", "w").close())
+"""
+    )
     with Program(open_folder, source) as program:
         (open_folder / "open").mkdir()
         (open_folder / "open").chmod(0o777)
         (open_folder / "main.py").write_text("import os, sys\n" + AS_NOBODY)
-        done = program.python("main.py", "manage", "run", "program:manager", expect=CONFIG)
-        assert done.stderr == "Error: option user: only root may become another one\n"
+        done = program.python("main.py", "manage", words[0], "program:manager", *words[1:], expect=CONFIG)
+        assert done.stderr == f"Error: option {option}: only root may become another one\n"
+        assert not (open_folder / "open" / "forked").exists()
         with contextlib.suppress(FileNotFoundError):
             until(lambda: not list((open_folder / "open").glob("*.sock")), "the socket to go", 5)
