@@ -38,6 +38,7 @@ from multiprocessing_kit.service.scaling import Scaling
 from multiprocessing_kit.service.schedules import Schedules
 from multiprocessing_kit.service.settling import Settling
 from multiprocessing_kit.service.stats import Stats
+from multiprocessing_kit.service.topic_order import TopicOrder
 from multiprocessing_kit.service.work import live
 
 __all__ = ["consume"]
@@ -96,6 +97,7 @@ class _Consumer:
             before_fork=self._detach,
         )
         self._scaling = Scaling(workers.min, workers.max, min(t.backlog.per_worker for t in self._topics))
+        self._order = TopicOrder(self._topics)
         self._settling = Settling(self._topics, config.payloads())
         self._schedules = Schedules(config, self._topics)
         self._alerts = Alerts(config, self._selector)
@@ -231,7 +233,8 @@ class _Consumer:
         room = self._crew.room()
         if room <= 0 or self._buffer:
             return
-        found = self._broker.reserve(room, self._paused)
+        found = self._broker.reserve(room, self._order.names(self._paused))
+        self._order.served(found)
         self._has_more = len(found) >= room
         self._look_again = time.monotonic() + self._broker.idle()
         self._buffer.extend(found)

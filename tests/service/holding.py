@@ -8,7 +8,7 @@ import os
 import select
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -56,14 +56,16 @@ def ids(jobs: Collection[Job | Delivery]) -> list[str]:
     return [each.job.id if isinstance(each, Delivery) else each.id for each in jobs]
 
 
-def take(broker: Broker, count: int, *, skip: Collection[str] = (), extends: bool = False) -> list[Delivery]:
+def take(
+    broker: Broker, count: int, *, topics: Sequence[str] | None = None, extends: bool = False
+) -> list[Delivery]:
     """So many jobs, as a consumer takes them: it asks, and waits as the broker tells it to."""
     found: list[Delivery] = []
     deadline = time.monotonic() + PATIENCE
     while True:
         if extends:
             broker.extend()
-        found += broker.reserve(count - len(found), skip)
+        found += broker.reserve(count - len(found), topics)
         if len(found) >= count:
             assert len(found) == count, "more than it asked for"
             return found
@@ -71,11 +73,11 @@ def take(broker: Broker, count: int, *, skip: Collection[str] = (), extends: boo
         _wait(broker, 0.2 if extends else PATIENCE)
 
 
-def none_comes(broker: Broker, *, skip: Collection[str] = ()) -> None:
+def none_comes(broker: Broker, *, topics: Sequence[str] | None = None) -> None:
     """Nothing is ready, and nothing is for a while."""
     until = time.monotonic() + QUIET
     while time.monotonic() < until:
-        found = broker.reserve(10, skip)
+        found = broker.reserve(10, topics)
         assert not found, f"these came: {ids(found)}"
         _wait(broker, QUIET / 3)
 

@@ -16,7 +16,9 @@ from benchmarks.servers import Server
 from multiprocessing_kit.errors import BrokerUnavailableError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Event, Job, Outcome, Settlement
+from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Delivery, Event, Job, Outcome, Settlement
+from multiprocessing_kit.service.topic_config import TopicConfig
+from multiprocessing_kit.service.topic_order import TopicOrder
 from tests.forks import exit_of, fork, in_child
 from tests.gates import Gate
 from tests.service.holding import (
@@ -36,6 +38,7 @@ pytestmark = [every_broker, pytest.mark.timeout(180)]
 
 LEASE = 30.0
 SHORT_LEASE = 2.0
+PRIORITIES = {"urgent": 5, "full": 0, "quiet": 0}
 
 Open = Callable[[], Broker]
 
@@ -101,6 +104,40 @@ def test_topics_in_the_order_of_the_join(broker: Broker, opened: Open) -> None:
     assert ids(take(consumer, 4)) == [jobs[i].id for i in (1, 3, 0, 2)]
 
 
+def test_topics_in_the_order_of_the_call(broker: Broker, opened: Open) -> None:
+    jobs = [job(topic=topic) for topic in ("late", "early", "late", "early")]
+    broker.push(jobs)
+    consumer = opened()
+    consumer.join("first", ["late", "early"], LEASE)
+
+    assert ids(take(consumer, 4, topics=["early", "late"])) == [jobs[i].id for i in (1, 3, 0, 2)]
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_flooded_topic_does_not_starve_another(broker: Broker, opened: Open, limit: int) -> None:
+    """Of the same priority; one of a higher priority still goes first."""
+    topics = [TopicConfig(name=name, worker="jobs:work", priority=p) for name, p in PRIORITIES.items()]
+    order = TopicOrder(topics)
+    consumer = opened()
+    consumer.join("first", order.names(()), LEASE)
+    broker.push([job(topic="full") for _ in range(50 * limit)])
+    quiet, urgent = job(topic="quiet"), job(topic="urgent")
+
+    def taken() -> list[Delivery]:
+        found = take(consumer, limit, topics=order.names(()))
+        order.served(found)
+        assert consumer.settle([Settlement(each, Outcome.ACK) for each in found]) == []
+        return found
+
+    assert {delivery.job.topic for delivery in taken() + taken()} == {"full"}
+    broker.push([quiet])
+    assert any(quiet.id in ids(taken()) for _ in range(10)), "it is behind a topic that does not get empty"
+    broker.push([urgent])
+    assert any(urgent.id in ids(taken()) for _ in range(10))
+    assert order.names(())[0] == "urgent"
+    assert order.names({"urgent", "quiet"}) == ["full"]
+
+
 def test_no_more_than_the_limit(broker: Broker, consumer: Broker) -> None:
     jobs = [job() for _ in range(7)]
     broker.push(jobs)
@@ -128,9 +165,9 @@ def test_nothing_comes_of_a_paused_topic(broker: Broker, opened: Open) -> None:
     first, second = job(topic="a"), job(topic="b")
     broker.push([first, second])
 
-    assert ids(take(consumer, 1, skip=["a"])) == [second.id]
-    none_comes(consumer, skip=["a"])
-    none_comes(consumer, skip=["a", "b"])
+    assert ids(take(consumer, 1, topics=["b"])) == [second.id]
+    none_comes(consumer, topics=["b"])
+    none_comes(consumer, topics=[])
     assert ids(take(consumer, 1)) == [first.id]
 
 

@@ -406,6 +406,36 @@ def test_the_cycle_of_a_dead_letter(tmp_path: Path) -> None:
         assert shop.backlog("fail").dead == 0
 
 
+# ── pools ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_flooded_topic_of_a_pool_does_not_starve_another(tmp_path: Path) -> None:
+    topics = """
+        [[pools]]
+        name = "crowd"
+        [[topics]]
+        name = "full"
+        worker = "jobs:nap"
+        pool = "crowd"
+        [[topics]]
+        name = "quiet"
+        worker = "jobs:work"
+        pool = "crowd"
+    """
+    nap = """
+        def nap(argument):
+            time.sleep(0.05)
+            note(argument)
+    """
+    with Shop(tmp_path, topics, nap) as shop:
+        shop.run()
+        shop.push_many("full", ["full"] * 1000)
+        shop.wait_for_lines(3)
+        shop.push("quiet", "quiet")
+        until(lambda: shop.runs["quiet"], "the job of the other topic")
+        assert shop.backlog("full").ready > 500
+
+
 # ── status ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Job, Outcome, Settlement
@@ -92,19 +92,19 @@ class Broker(ABC):
 
         Args:
             consumer: Unique among living consumers.
-            topics: Whose jobs it takes, in this order.
+            topics: Whose jobs it takes.
             lease: Seconds without `extend` after which its jobs are others'.
         """
 
     @abstractmethod
-    def reserve(self, limit: int, skip: Collection[str] = ()) -> list[Delivery]:
+    def reserve(self, limit: int, topics: Sequence[str] | None = None) -> list[Delivery]:
         """Take ready jobs, without waiting: by topic, then priority, then age.
 
         A delayed one counts as ready from its `due` on, at the place of its push.
 
         Args:
             limit: Jobs at most.
-            skip: Topics that are paused: nothing is taken from them.
+            topics: Of those that it has joined for, to take from, in this order; all as given there for None.
         """
 
     @abstractmethod

@@ -21,7 +21,7 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pika
@@ -176,11 +176,11 @@ class RabbitBroker(Broker):
         with self._told("join"):
             self._consuming()
 
-    def reserve(self, limit: int, skip: Collection[str] = ()) -> list[Delivery]:
+    def reserve(self, limit: int, topics: Sequence[str] | None = None) -> list[Delivery]:
         """See `Broker.reserve`."""
         with self._told("reserve"):
             intake = self._consuming()
-            return intake.take(limit, [topic for topic in intake.topics if topic not in skip])
+            return intake.take(limit, intake.topics if topics is None else topics)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
         """See `Broker.settle`."""

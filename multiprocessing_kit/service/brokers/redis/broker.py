@@ -36,7 +36,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -179,17 +179,17 @@ class RedisBroker(Broker):
                 "%s forgets all jobs when it restarts: set its appendonly to yes", self._server.shown
             )
 
-    def reserve(self, limit: int, skip: Collection[str] = ()) -> list[Delivery]:
+    def reserve(self, limit: int, topics: Sequence[str] | None = None) -> list[Delivery]:
         """See `Broker.reserve`."""
-        topics = [topic.encode() for topic in self._topics if topic not in skip]
-        if limit <= 0 or not topics:
+        names = [topic.encode() for topic in (self._topics if topics is None else topics)]
+        if limit <= 0 or not names:
             return []
         with self._told() as link:
             self._hear()
-            reply = self._reserve(link, limit, topics)
+            reply = self._reserve(link, limit, names)
             if reply is None:  # our lease was over, and another consumer has seen it
                 self._register(link)
-                reply = self._reserve(link, limit, topics)
+                reply = self._reserve(link, limit, names)
             if reply is None:
                 text = f"another consumer is called {self._consumer.decode()} at {self._server.shown}"
                 raise BrokerUnavailableError(text, broker=self._server.shown)

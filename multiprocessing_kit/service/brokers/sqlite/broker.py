@@ -13,7 +13,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from multiprocessing_kit.errors import BrokerError
 from multiprocessing_kit.service.brokers.base import Broker
@@ -186,11 +186,11 @@ class SqliteBroker(Broker):
         self._joined_by = os.getpid()
         self._sweeps_from = time.monotonic() + lease / 2
 
-    def reserve(self, limit: int, skip: Collection[str] = ()) -> list[Delivery]:
+    def reserve(self, limit: int, topics: Sequence[str] | None = None) -> list[Delivery]:
         """See `Broker.reserve`."""
         self.database.hear()  # what is written from now on is seen below, or rings again
         now = time.time()
-        topics = [topic for topic in self._topics if topic not in skip]
+        topics = self._topics if topics is None else topics
         with self.database.reading("look for jobs") as db:
             if limit <= 0 or not self._has_some(db, topics, now):
                 return []
