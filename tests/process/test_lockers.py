@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from tests.kills import Instants
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30  # seconds; only ever used up by a failing test
+AT_ONCE = 1.0  # seconds: how soon the next one must get on after a kill
 
 MAKE: dict[str, Callable[[Path], Any]] = {
     "mutex": lambda _: MutexLocker(),
@@ -156,52 +158,85 @@ def sleeper(shared: ConditionLocker) -> None:
 # Deaths: of owners and waiters.
 
 
-@exclusive
-@pytest.mark.parametrize(
+TIMES = pytest.mark.parametrize(
     "times", [20, pytest.param(500, marks=[pytest.mark.stress, pytest.mark.timeout(300)])]
 )
+TOLD, NOT_TOLD = 10, 11
+
+
+def one_that_has(locker: Any) -> int:
+    """A child that has it until it is killed; returns its pid."""
+    with Gate() as has_it, Gate() as never:
+
+        def own() -> None:
+            locker.acquire()
+            has_it.open()
+            never.wait()
+
+        pid = fork(own)
+        has_it.wait()
+    return pid
+
+
+def one_that_waits(locker: Any) -> int:
+    """A child that waits for it, and ends with whether it was told of a death; returns its pid."""
+    with Gate() as begins:
+
+        def wait() -> None:
+            begins.open()
+            locker.acquire()
+            told = locker.owner_died
+            locker.release()
+            os._exit(TOLD if told else NOT_TOLD)
+
+        pid = fork(wait)
+        begins.wait()
+    if HAS_PROC:  # elsewhere it may be killed an instant before it sleeps
+        wait_until(lambda: state_of(pid) == "S")
+    return pid
+
+
+HAS_PROC = Path("/proc/self/stat").exists()
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def kill(pid: int) -> float:
+    """Kill a child; returns when it was dead."""
+    os.kill(pid, signal.SIGKILL)
+    assert exit_of(pid) == -signal.SIGKILL
+    return time.monotonic()
+
+
+def ends_at_once(pids: list[int], begun: float) -> list[int]:
+    """How these ended, who had nothing more to wait for since then."""
+    ends = sorted(exit_of(pid) for pid in pids)
+    assert time.monotonic() - begun < AT_ONCE
+    return ends
+
+
+@exclusive
+@TIMES
 def test_the_owner_is_killed_while_others_wait(locker: Any, times: int) -> None:
     for _ in range(times):
-        with Gate() as has_it, Gate() as never:
-
-            def own() -> None:
-                locker.acquire()
-                has_it.open()  # runs at once
-                never.wait()
-
-            def wait() -> None:
-                assert locker.acquire(timeout=PATIENCE)
-                told = locker.owner_died
-                locker.release()
-                os._exit(10 if told else 11)
-
-            owner = fork(own)
-            has_it.wait()
-            assert locker.owner.pid == owner
-            waiting = [fork(wait) for _ in range(2)]
-            os.kill(owner, signal.SIGKILL)
-            assert exit_of(owner) == -signal.SIGKILL
-            assert sorted(exit_of(pid) for pid in waiting) == [10, 11], "one of them was told"
+        owner = one_that_has(locker)
+        assert locker.owner.pid == owner
+        waiting = [one_that_waits(locker) for _ in range(2)]
+        assert ends_at_once(waiting, kill(owner)) == [TOLD, NOT_TOLD], "one of them was told"
 
 
 @exclusive
-@pytest.mark.parametrize(
-    "times", [20, pytest.param(500, marks=[pytest.mark.stress, pytest.mark.timeout(300)])]
-)
+@TIMES
 def test_who_waits_is_killed(locker: Any, times: int) -> None:
     for _ in range(times):
         with locker:
-            with Gate() as waits:
-
-                def wait() -> None:
-                    waits.open()  # runs at once
-                    locker.acquire()
-
-                pid = fork(wait)
-                waits.wait()
-            os.kill(pid, signal.SIGKILL)
-            assert exit_of(pid) == -signal.SIGKILL
+            killed, next_one = (one_that_waits(locker) for _ in range(2))
+            kill(killed)
             assert not locker.owner_died
+            begun = time.monotonic()
+        assert ends_at_once([next_one], begun) == [NOT_TOLD]
         assert locker.acquire(False)
         assert not locker.owner_died
         locker.release()
@@ -669,12 +704,11 @@ class ReadersAndWriters(RuleBasedStateMachine):
 
 def is_asleep(pid: int) -> bool:
     """Whether a process sleeps in the kernel: all that an actor does there is to wait for the lock."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
     wait = Path(f"/proc/{pid}/wchan").read_text()
-    return stat.rpartition(")")[2].split()[0] == "S" and ("sem" in wait or wait == "0")
+    return state_of(pid) == "S" and ("sem" in wait or wait == "0")
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.skipif(not HAS_PROC, reason="looks into /proc")
 @pytest.mark.thorough
 class TestReadersAndWriters(ReadersAndWriters.TestCase):  # type: ignore[misc,valid-type]
     settings = settings(
