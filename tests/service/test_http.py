@@ -21,7 +21,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from benchmarks.servers import RedisServer
+from benchmarks.servers import RedisServer, redis_server
 from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker
 from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.http import bodies
@@ -401,6 +401,21 @@ def test_a_locked_file(tmp_path: Path) -> None:
         assert "POST" not in door.log  # no access log unless it is wanted
         assert len(re.findall("the broker is away", door.log)) == 1
         assert len(re.findall("the broker is back", door.log)) == 1
+
+
+def test_a_server_whose_memory_is_full(tmp_path: Path) -> None:
+    """The client reads what is wrong, for it is nothing of its own; what needs no memory goes on."""
+    with (
+        redis_server(tmp_path / "redis", maxmemory="1") as redis,
+        Door(tmp_path, broker=redis.url) as door,
+    ):
+        door.run()
+        declined = door.ask("POST", JOBS, json={})
+        assert (declined.status_code, declined.headers["Retry-After"]) == (503, "1")
+        assert re.search("its memory is full; .*maxmemory", declined.json()["error"])
+        assert "its memory is full" in door.log
+        assert door.ask("GET", "/health").status_code == 200
+        assert [topic["ready"] for topic in door.ask("GET", "/topics").json()["topics"]] == [0, 0]
 
 
 @pytest.mark.timeout(240)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from multiprocessing_kit.errors import BrokerUnavailableError, PayloadError, ServiceConfigError
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, PayloadError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.config import HttpConfig, ServiceConfig
 from multiprocessing_kit.service.config_fields import from_environment
@@ -38,6 +39,8 @@ _HEALTH_SECONDS = 1.0
 """An answer about health holds so long: who needs no token must not be able to load the broker."""
 
 _LEAST_TOKEN = 8
+
+_log = logging.getLogger("multiprocessing_kit.service")
 
 
 def token_of(http: HttpConfig) -> str:
@@ -87,6 +90,7 @@ class Door:
             WrongRequestError: _wrong,
             PayloadError: _wrong,
             BrokerUnavailableError: _away,
+            BrokerError: _declined,
             Exception: _failed,  # it is logged by uvicorn as well
         }
         app: ASGIApp = Starlette(routes=routes, exception_handlers=handlers)
@@ -229,6 +233,12 @@ async def _wrong(_request: Request, error: WrongRequestError | PayloadError) -> 
 async def _away(_request: Request, _error: BrokerUnavailableError) -> Response:
     text = "the broker cannot be reached just now; whether a push had its effect is not known"
     return problem(503, text, {"Retry-After": "1"})
+
+
+async def _declined(_request: Request, error: BrokerError) -> Response:
+    """It answers, and somebody has to do something: its memory is full, its password another one."""
+    _log.error("a request was not done: %s", error)
+    return problem(503, str(error), {"Retry-After": "1"})
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:

@@ -152,5 +152,5 @@ _MEANING = {
     409: "A job of this id is not done; of several jobs those with other ids were pushed.",
     413: "The body is too large.",
     422: "The body is no JSON, or not as it must be.",
-    503: "The broker cannot be reached just now.",
+    503: "The broker cannot be reached just now, or declines; the text tells which.",
 }
