@@ -7,12 +7,13 @@ import itertools
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -50,18 +51,21 @@ WITH_A_PROGRAM = """
 ALREADY_RUNNING = 75
 
 
-def is_gone(pid: int) -> bool:
-    """Whether it has ended; it may wait for somebody to take its status."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+needs_pidfds = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits through pidfds")
 
 
-def seconds_until_gone(pids: list[int]) -> float:
-    begin = time.monotonic()
-    until(lambda: all(map(is_gone, pids)), f"the end of {pids}")
-    return time.monotonic() - begin
+def seconds_until_gone(pids: list[int], killed: Iterable[int]) -> float:
+    """From a SIGKILL to some of them, one after the other, to the end of all."""
+    with contextlib.ExitStack() as opened:
+        pidfds = [os.pidfd_open(pid) for pid in pids]
+        for pidfd in pidfds:
+            opened.callback(os.close, pidfd)
+        begin = time.monotonic()
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        for pid, pidfd in zip(pids, pidfds, strict=True):
+            assert select.select([pidfd], [], [], PATIENCE)[0], f"{pid} goes on"
+        return time.monotonic() - begin
 
 
 def test_a_killed_worker_comes_back_with_its_pin(tmp_path: Path) -> None:
@@ -80,6 +84,7 @@ def test_a_killed_worker_comes_back_with_its_pin(tmp_path: Path) -> None:
         assert status.pid == before.pid
 
 
+@needs_pidfds
 @pytest.mark.parametrize("way", ["-d", "run"])
 @pytest.mark.parametrize("source", [IDLE, WITH_A_PROGRAM], ids=["idle", "with a program"])
 def test_a_killed_master_leaves_nobody(tmp_path: Path, way: str, source: str) -> None:
@@ -88,19 +93,18 @@ def test_a_killed_master_leaves_nobody(tmp_path: Path, way: str, source: str) ->
         workers = [worker.pid for worker in status.workers]
         programs = [process.pid for pid in workers for process in psutil.Process(pid).children()]
         assert len(programs) == (source == WITH_A_PROGRAM) * len(workers)
-        os.kill(status.pid, signal.SIGKILL)
-        check_gone_and_started_anew(program, [status.pid, *workers, *programs])
+        check_gone_and_started_anew(program, [status.pid, *workers, *programs], [status.pid])
 
 
+@needs_pidfds
 @pytest.mark.parametrize("way", ["-d", "run"])
 @pytest.mark.parametrize("first", ["master", "workers"])
 def test_master_and_workers_killed_at_once_leave_nobody(tmp_path: Path, way: str, first: str) -> None:
     with Program(tmp_path, IDLE) as program:
         status = started(program, way)
-        pids = [status.pid, *(worker.pid for worker in status.workers[:2])]
-        for pid in pids if first == "master" else reversed(pids):
-            os.kill(pid, signal.SIGKILL)
-        check_gone_and_started_anew(program, [status.pid, *(worker.pid for worker in status.workers)])
+        pids = [status.pid, *(worker.pid for worker in status.workers)]
+        killed = pids[:3] if first == "master" else pids[2::-1]
+        check_gone_and_started_anew(program, pids, killed)
 
 
 def started(program: Program, way: str) -> Status:
@@ -111,10 +115,10 @@ def started(program: Program, way: str) -> Status:
     return program.wait_until_ready()
 
 
-def check_gone_and_started_anew(program: Program, pids: list[int]) -> None:
-    seconds = seconds_until_gone(pids)
+def check_gone_and_started_anew(program: Program, pids: list[int], killed: Iterable[int]) -> None:
+    seconds = seconds_until_gone(pids, killed)
     print(f"gone after {seconds:.3f} s")
-    assert seconds < 5
+    assert seconds < 1
     assert program.wait_for_end() in (None, -signal.SIGKILL)
     assert program.socket.exists()  # what lies about does not hold up the next one
     program.foreground = None
