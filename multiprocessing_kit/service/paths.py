@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import secrets
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from multiprocessing_kit.manager.safe_files import runtime_directory
@@ -49,14 +51,19 @@ class Paths:
         except FileNotFoundError:
             return frozenset()
 
-    def pause(self, topics: frozenset[str]) -> None:
-        """Note which are, until the next note; also over restarts."""
-        if not topics:
-            self._pause_file.unlink(missing_ok=True)
-            return
-        partial = self._pause_file.with_suffix(".partial")
-        partial.write_text("\n".join(sorted(topics)))
-        os.replace(partial, self._pause_file)
+    def pause(self, change: Callable[[frozenset[str]], frozenset[str]]) -> frozenset[str]:
+        """Note which are, also over restarts; of several who do so, each sees what the one before has noted.
+
+        Args:
+            change: Gets those that are paused; returns those that are from now on.
+        """
+        with _locked(self._directory):
+            topics = change(self.paused())
+            if topics:
+                self._replace(self._pause_file, "\n".join(sorted(topics)))
+            else:
+                self._pause_file.unlink(missing_ok=True)
+        return topics
 
     def consumer(self) -> str:
         """The name of this host's consumers: no other service of this name has it, wherever it runs.
@@ -71,6 +78,28 @@ class Paths:
         partial.unlink()
         return path.read_text()
 
+    def _replace(self, path: Path, text: str) -> None:
+        """While it is locked. Root may write it for the service's user, who must be able to read it."""
+        partial = path.with_name(f"{path.name}.partial")
+        partial.unlink(missing_ok=True)  # of who was killed
+        # Nothing is followed that the user may have put there.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o644)  # whatever the umask
+            file.write(text)
+        os.replace(partial, path)
+
     @property
     def _pause_file(self) -> Path:
         return self._directory / f"{self._name}.paused"
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """The directory itself: a file for it might belong to root, and its user could not open it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -13,6 +13,8 @@ from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.turns import turn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from multiprocessing_kit.manager.context import Context
     from multiprocessing_kit.service.config import ServiceConfig
 
@@ -61,17 +63,17 @@ class Service:
 
     def pause(self, topics: list[str]) -> frozenset[str]:
         """Take no more jobs of these topics, of all if there are none; returns those that are paused now."""
-        return self._note(Paths(self.config).paused() | self._named(topics))
+        return self._note(lambda paused: paused | self._named(topics))
 
     def resume(self, topics: list[str]) -> frozenset[str]:
         """Take jobs again; returns those that are still paused."""
-        return self._note(Paths(self.config).paused() - self._named(topics))
+        return self._note(lambda paused: paused - self._named(topics))
 
     def _named(self, topics: list[str]) -> frozenset[str]:
         return frozenset(topics or [topic.name for topic in self.config.topics])
 
-    def _note(self, paused: frozenset[str]) -> frozenset[str]:
-        Paths(self.config).pause(paused)
+    def _note(self, change: Callable[[frozenset[str]], frozenset[str]]) -> frozenset[str]:
+        paused = Paths(self.config).pause(change)
         with contextlib.suppress(NotRunningError):  # it reads the note when it starts
             self.manager.wakeup()
         return paused

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ from click.testing import CliRunner, Result
 
 from multiprocessing_kit.cli import main
 from multiprocessing_kit.errors import DuplicateJobError
+from multiprocessing_kit.service.config_file import load_config
+from multiprocessing_kit.service.paths import Paths
+from multiprocessing_kit.service.service import Service
 from tests.folders import PATIENCE, until
+from tests.forks import exit_of, fork, in_child
 from tests.service.services import ROOT, WORK, Shop
 
 FAIL = """
@@ -302,6 +307,45 @@ def test_a_worker_of_a_paused_topic_dies(tmp_path: Path) -> None:
         shop.wait_for_lines(110)
         shop.wait_until_empty()
         assert set(shop.runs.values()) == {1}
+
+
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_a_pause_by_root_is_read_by_the_user_of_the_service(tmp_path: Path, umask: int) -> None:
+    nobody = 65534
+    with Shop(tmp_path) as shop:
+        before = os.umask(umask)
+        try:
+            shop.command("pause")
+        finally:
+            os.umask(before)
+        (note,) = shop.runtime.glob("*.paused")
+        assert note.stat().st_mode & 0o777 == 0o644
+        config = load_config(shop.toml)
+        if os.geteuid() == 0:
+            os.chown(shop.runtime, nobody, nobody)
+
+        def read() -> None:
+            if os.geteuid() == 0:
+                os.setuid(nobody)
+            assert Paths(config).paused() == {"work"}
+
+        assert in_child(read) == 0
+
+
+def test_pauses_at_the_same_time(tmp_path: Path) -> None:
+    """None undoes another's."""
+    with Shop(tmp_path) as shop:
+        service = Service(load_config(shop.toml))
+
+        def pause(topic: str) -> None:
+            for _ in range(50):
+                assert topic in service.pause([topic])
+                assert topic in Paths(service.config).paused()
+                assert topic not in service.resume([topic])
+
+        children = [fork(partial(pause, f"topic-{number}")) for number in range(4)]
+        assert [exit_of(child) for child in children] == [0] * 4
+        assert Paths(service.config).paused() == set()
 
 
 def test_a_service_that_is_down_can_be_paused(tmp_path: Path) -> None:
