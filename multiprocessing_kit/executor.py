@@ -37,7 +37,8 @@ class ForkExecutor(CallerEvents, Executor):
             futures raise `PoolError`.
         initargs: For it.
         max_tasks_per_child: Calls after which a child is replaced by a fresh one, with some jitter.
-        crash_retries: How often a call is made again after its child died.
+        crash_retries: How often a call is made again after its child died. With 0, children get one call at
+            a time, and none is made twice but those of a chunk that was asked for.
         name: Shown in the children's process titles.
 
     Raises:
@@ -59,6 +60,7 @@ class ForkExecutor(CallerEvents, Executor):
             raise TypeError(f"initializer must be callable, not {initializer!r:.100}")
         self._size = available_cpus() if max_workers is None else positive(max_workers, "max_workers")
         tasks = None if max_tasks_per_child is None else positive(max_tasks_per_child, "max_tasks_per_child")
+        self._may_repeat = crash_retries > 0
         self._limits = Limits(not_negative(crash_retries, "crash_retries"), None, tasks, None)
         self._worker = CallWorker(name, initializer, initargs)
         self._lock = threading.Lock()
@@ -106,7 +108,7 @@ class ForkExecutor(CallerEvents, Executor):
         items: Iterable[Any] = zip(*iterables, strict=False) if star else iterables[0]
         if buffer is None:
             known = items if isinstance(items, (list, tuple, range)) else list(items)
-            parts: Iterator[Any] = iter(chunks(known, self._size, size))
+            parts: Iterator[Any] = iter(chunks(known, self._size, size if self._may_repeat else size or 1))
         else:
             iterator = iter(items)
             parts = iter(lambda: list(islice(iterator, size or 1)), [])
@@ -136,7 +138,12 @@ class ForkExecutor(CallerEvents, Executor):
             if self._engine is None:
                 name = self._worker.name
                 engine = Engine(
-                    self._worker, self._size, name=name, limits=self._limits, audience=self._weak_audience()
+                    self._worker,
+                    self._size,
+                    name=name,
+                    limits=self._limits,
+                    audience=self._weak_audience(),
+                    batch_size=None if self._may_repeat else 1,
                 )
                 engine.start()
                 self._engine = engine

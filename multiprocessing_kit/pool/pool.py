@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -40,7 +40,8 @@ class Pool(CallerEvents):
         initargs: For it.
         maxtasksperchild: Jobs after which a child is replaced by a fresh one, with some jitter.
         maxsize: Jobs that may wait or run; one more raises `PoolFullError`. 0 for no limit.
-        crash_retries: How often a call is made again after its child died.
+        crash_retries: How often a call is made again after its child died. With 0, children get one call at
+            a time, and none is made twice but those of a chunk that was asked for.
         name: Shown in the children's process titles.
 
     Raises:
@@ -67,7 +68,16 @@ class Pool(CallerEvents):
         limits = Limits(not_negative(crash_retries, "crash_retries"), None, _tasks(maxtasksperchild), None)
         worker = CallWorker(name, initializer, tuple(initargs))
         self._open = True
-        self._engine = Engine(worker, self._size, name=name, limits=limits, audience=self._weak_audience())
+        self._may_repeat = crash_retries > 0
+        self._iterators: weakref.WeakSet[ResultIterator] = weakref.WeakSet()
+        self._engine = Engine(
+            worker,
+            self._size,
+            name=name,
+            limits=limits,
+            audience=self._weak_audience(),
+            batch_size=None if self._may_repeat else 1,
+        )
         self._engine.start()
         self._finalizer = weakref.finalize(self, _terminate, self._engine)
 
@@ -93,7 +103,8 @@ class Pool(CallerEvents):
             PoolClosedError: The pool was closed (a `ValueError`).
             PoolFullError: It has `maxsize` jobs.
         """
-        self._check(1)
+        self._check_open()
+        self._check_room(1)
         future = self._engine.submit((func, tuple(args), dict(kwds or {})))
         return AsyncResult([future], future.result, callback, error_callback)
 
@@ -139,13 +150,13 @@ class Pool(CallerEvents):
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> ResultIterator:
         """As `map`, with an iterator over the results, in order; items are taken some way ahead of them."""
-        return ResultIterator(*self._lazily(func, iterable, chunksize))
+        return self._lazily(ResultIterator, func, iterable, chunksize)
 
     def imap_unordered(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
     ) -> ResultIterator:
         """As `imap`, with the results as they come."""
-        return UnorderedResultIterator(*self._lazily(func, iterable, chunksize))
+        return self._lazily(UnorderedResultIterator, func, iterable, chunksize)
 
     def _map(
         self,
@@ -157,30 +168,34 @@ class Pool(CallerEvents):
         *,
         star: bool,
     ) -> AsyncResult:
-        self._check(0)
+        self._check_open()
         items = iterable if isinstance(iterable, (list, tuple, range)) else list(iterable)
-        parts = list(
-            chunks(items, self._size, None if chunksize is None else positive(chunksize, "chunksize"))
-        )
-        self._check(len(parts))
+        size = None if chunksize is None else positive(chunksize, "chunksize")
+        parts = list(chunks(items, self._size, size if self._may_repeat else size or 1))
+        self._check_room(len(parts))
         futures = [submit_part(self._engine, func, part, star=star) for part in parts]
         return AsyncResult(futures, lambda: _joined(futures), callback, error_callback)
 
     def _lazily(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int
-    ) -> tuple[Iterator[PartFuture], int]:
-        self._check(0)
+        self, kind: type[ResultIterator], func: Callable[..., Any], iterable: Iterable[Any], chunksize: int
+    ) -> ResultIterator:
+        self._check_open()
         size, iterator, engine = positive(chunksize, "chunksize"), iter(iterable), self._engine
         parts = iter(lambda: list(islice(iterator, size)), [])
-        ahead = _AHEAD * self._size
-        if self._maxsize:
-            ahead = min(ahead, self._maxsize - engine.unanswered)
-            self._check(1)
-        return (submit_part(engine, func, part, star=False) for part in parts), ahead
+        self._check_room(1)
+        results = kind(
+            (submit_part(engine, func, part, star=False) for part in parts),
+            _AHEAD * self._size,
+            _has_room(engine, self._maxsize),
+        )
+        self._iterators.add(results)
+        return results
 
-    def _check(self, more: int) -> None:
+    def _check_open(self) -> None:
         if not self._open:
             raise PoolClosedError("Pool not running: it was closed or terminated; make another")
+
+    def _check_room(self, more: int) -> None:
         held, most = self._engine.unanswered, self._maxsize
         if most and held + more > most:
             raise PoolFullError(
@@ -192,9 +207,13 @@ class Pool(CallerEvents):
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
-        """Take no more calls; the children end when all are made."""
+        """Take no more calls; the children end when all are made, with those of `imap` that are left."""
         self._open = False
-        self._engine.close()
+        try:
+            for results in list(self._iterators):
+                results.hand_in_all()
+        finally:
+            self._engine.close()
 
     def terminate(self) -> None:
         """End the children at once; results that are not there raise `PoolError`."""
@@ -209,7 +228,7 @@ class Pool(CallerEvents):
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
-        self._check(0)
+        self._check_open()
         return self
 
     def __exit__(
@@ -233,6 +252,10 @@ def _tasks(maxtasksperchild: int | None) -> int | None:
         return None if maxtasksperchild is None else positive(maxtasksperchild, "maxtasksperchild")
     except TypeError as error:
         raise ValueError(*error.args) from None  # as the standard library's
+
+
+def _has_room(engine: Engine, most: int) -> Callable[[], bool]:
+    return (lambda: engine.unanswered < most) if most else lambda: True
 
 
 def _terminate(engine: Engine) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
@@ -109,16 +109,21 @@ class ResultIterator(Iterator[Any]):
     Args:
         handed_in: Hands in a part each time that it is asked.
         ahead: How many parts are handed in before their results are taken.
+        has_room: Whether one more part may be handed in. One that nothing stands before always may.
     """
 
-    def __init__(self, handed_in: Iterator[PartFuture], ahead: int) -> None:
+    def __init__(self, handed_in: Iterator[PartFuture], ahead: int, has_room: Callable[[], bool]) -> None:
         self._handed_in = handed_in
+        self._ahead = ahead
+        self._has_room = has_room
         self._futures: deque[PartFuture] = deque()
         self._results: Iterator[Any] = iter(())
         self._error: BaseException | None = None
         self._input_error: BaseException | None = None
         self._lock = threading.Lock()
-        self._hand_in(ahead)
+        # Another one, for `hand_in_all` must not wait for who waits for a result.
+        self._input_lock = threading.Lock()
+        self._hand_in()
 
     def __next__(self) -> Any:
         return self.next()
@@ -139,8 +144,28 @@ class ResultIterator(Iterator[Any]):
                 if self._error is not None:
                     error, self._error = self._error, None
                     raise error
+                self._hand_in()
                 part = self._next_part(deadline)
                 self._results, self._error = iter(part.results), part.error
+
+    def hand_in_all(self) -> None:
+        """Hand in all that is left, whether there is room or not: nothing else will be."""
+        self._ahead = sys.maxsize
+        self._has_room = _always
+        self._hand_in()
+
+    def _hand_in(self) -> None:
+        with self._input_lock:
+            while self._input_error is None:
+                outstanding = self._outstanding()
+                if outstanding and not (outstanding < self._ahead and self._has_room()):
+                    return
+                try:
+                    self._note(next(self._handed_in))
+                except StopIteration as end:
+                    self._input_error = end
+                except Exception as error:
+                    self._input_error = error
 
     def _next_part(self, deadline: float | None) -> Part:
         if not self._futures:
@@ -150,16 +175,10 @@ class ResultIterator(Iterator[Any]):
         except FutureTimeoutError:
             _late()
         self._futures.popleft()
-        self._hand_in(1)
         return part
 
-    def _hand_in(self, count: int) -> None:
-        if self._input_error is None:
-            try:
-                for future in islice(self._handed_in, count):
-                    self._note(future)
-            except Exception as error:
-                self._input_error = error
+    def _outstanding(self) -> int:
+        return len(self._futures)
 
     def _note(self, future: PartFuture) -> None:
         self._futures.append(future)
@@ -172,25 +191,31 @@ class ResultIterator(Iterator[Any]):
 class UnorderedResultIterator(ResultIterator):
     """The results of `imap_unordered`, as they come."""
 
-    def __init__(self, handed_in: Iterator[PartFuture], ahead: int) -> None:
+    def __init__(self, handed_in: Iterator[PartFuture], ahead: int, has_room: Callable[[], bool]) -> None:
         self._done: SimpleQueue[PartFuture] = SimpleQueue()
-        self._count = 0
-        super().__init__(handed_in, ahead)
+        self._noted = self._taken = 0  # each counted by one thread at a time, under locks of their own
+        super().__init__(handed_in, ahead, has_room)
+
+    def _outstanding(self) -> int:
+        return self._noted - self._taken
 
     def _note(self, future: PartFuture) -> None:
-        self._count += 1
+        self._noted += 1
         future.add_done_callback(self._done.put)  # type: ignore[arg-type]
 
     def _next_part(self, deadline: float | None) -> Part:
-        if not self._count:
+        if not self._outstanding():
             self._end()
         try:
-            part = self._done.get(timeout=_left(deadline)).result()
+            future = self._done.get(timeout=_left(deadline))
         except Empty:
             _late()
-        self._count -= 1
-        self._hand_in(1)
-        return part
+        self._taken += 1
+        return future.result()
+
+
+def _always() -> bool:
+    return True
 
 
 def _left(deadline: float | None) -> float | None:

@@ -39,12 +39,12 @@ class CallWorker(Worker):
         """Make the call. What looks like a `Response` is what was returned, and no more."""
         function, args, kwargs = argument
         result = function(*args, **kwargs)
-        return JobResponse(result) if is_response(result) else result
+        return JobResponse(result) if is_response(result) and function is not call_each else result
 
 
 def call_each(
     function: Callable[..., Any], items: Iterable[Any], star: bool
-) -> tuple[list[Any], PackedException | None]:
+) -> JobResponse | tuple[list[Any], PackedException | None]:
     """Call the function for each item until one call raises.
 
     Args:
@@ -53,7 +53,8 @@ def call_each(
         star: Whether an item is a tuple of arguments.
 
     Returns:
-        What the calls returned before that, and what it raised, fit to travel.
+        What the calls returned before that, and what it raised, fit to travel: as the body of a failed
+        response, if one did.
     """
     results: list[Any] = []
     try:
@@ -63,7 +64,7 @@ def call_each(
         else:
             results.extend(map(function, items))
     except Exception as error:
-        return results, pack_exception(error)
+        return JobResponse((results, pack_exception(error)), exit_code=1)
     return results, None
 
 

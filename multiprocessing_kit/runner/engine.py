@@ -112,15 +112,20 @@ class Engine:
         """Process ids of the children."""
         return [member.child.pid for member in list(self._crew.members)]
 
-    def submit(self, argument: Any) -> Future[Any]:
+    def submit(self, argument: Any, *, again: bool = False) -> Future[Any]:
         """Hand in a job. Any thread.
+
+        Args:
+            argument: The job's.
+            again: It is of a job that was handed in before `close`. Not from any thread, but from a
+                callback of that job's future: later, the engine may have ended.
 
         Raises:
             PoolError: The engine was closed, has failed, or belongs to the parent of this process.
         """
         if os.getpid() != self._owner:
             raise PoolError("this pool belongs to the parent of this process; make one here")
-        return self._submissions.submit(argument)
+        return self._submissions.submit(argument, again=again)
 
     def cancel(self, job_id: str) -> bool:
         """Have this job end; False if it is none of this run, or the run is over. Any thread."""

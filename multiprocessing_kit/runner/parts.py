@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from multiprocessing_kit.errors import WorkerLostError
 from multiprocessing_kit.ipc.codec import unpack_exception
-from multiprocessing_kit.runner.calls import call_each
+from multiprocessing_kit.runner.calls import Call, call_each
 from multiprocessing_kit.runner.engine import Engine
 
 __all__ = ["Part", "PartFuture", "submit_part"]
@@ -59,21 +59,21 @@ def submit_part(
 
     def done(job: Future[Any]) -> None:
         if job.cancelled():
-            future.cancel()
-            future.set_running_or_notify_cancel()
+            _cancel(future)
             return
         error = job.exception()
         if isinstance(error, WorkerLostError) and len(items) > 1:
-            _one_by_one(engine, function, items, star, future)
-        elif not future.set_running_or_notify_cancel():
-            return
-        elif error is None:
-            results, raised = job.result()
-            future.set_result(Part(results, None if raised is None else unpack_exception(raised)))
-        else:
-            future.set_result(Part([], error))
+            try:
+                _one_by_one(engine, function, items, star, future)
+                return
+            except Exception as refused:  # an item that cannot be unpacked: somebody waits for an answer
+                error = refused
+        if future.set_running_or_notify_cancel():
+            future.set_result(_opened(job.result(), is_chunk) if error is None else Part([], error))
 
-    job = engine.submit((call_each, (function, items, star), {}))
+    is_chunk = len(items) > 1 or (star and not isinstance(items[0], tuple))
+    call = (call_each, (function, items, star), {}) if is_chunk else _call(function, items[0], star)
+    job = engine.submit(call)
     future.jobs.append(job)
     job.add_done_callback(done)
     return future
@@ -87,13 +87,28 @@ def _one_by_one(
     def done(_job: Future[Any]) -> None:
         nonlocal left
         left -= 1
-        if not left and future.set_running_or_notify_cancel():
+        if left:
+            return
+        if any(job.cancelled() for job in jobs):
+            _cancel(future)
+        elif future.set_running_or_notify_cancel():
             future.set_result(_joined(jobs))
 
-    jobs = [engine.submit((function, tuple(item) if star else (item,), {})) for item in items]
+    jobs = [engine.submit(_call(function, item, star), again=True) for item in items]
     future.jobs[:] = jobs
     for job in jobs:
         job.add_done_callback(done)
+
+
+def _call(function: Callable[..., Any], item: Any, star: bool) -> Call:
+    return function, tuple(item) if star else (item,), {}
+
+
+def _opened(result: Any, is_chunk: bool) -> Part:
+    if not is_chunk:
+        return Part([result], None)
+    results, raised = result
+    return Part(results, None if raised is None else unpack_exception(raised))
 
 
 def _joined(jobs: Sequence[Future[Any]]) -> Part:
@@ -104,3 +119,8 @@ def _joined(jobs: Sequence[Future[Any]]) -> Part:
             return Part(results, error)
         results.append(job.result())
     return Part(results, None)
+
+
+def _cancel(future: PartFuture) -> None:
+    future.cancel()
+    future.set_running_or_notify_cancel()

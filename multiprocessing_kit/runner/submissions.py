@@ -73,16 +73,20 @@ class Submissions:
         """How many jobs wait or run."""
         return len(self._waiting) + len(self._running)
 
-    def submit(self, argument: Any) -> Future[Any]:
+    def submit(self, argument: Any, *, again: bool = False) -> Future[Any]:
         """Hand a job in. Any thread.
 
+        Args:
+            argument: The job's.
+            again: It is of a job that was taken before: welcome until the end.
+
         Raises:
-            BaseException: What `close` was given.
+            BaseException: What `close` was given, or `end`.
         """
         data = pickled(argument)
         future: Future[Any] = Future()
         with self._lock:
-            if self._closed is not None:
+            if self._closed is not None and not (again and self._wake is not _nobody):
                 raise self._closed
             self._waiting.append((future, argument, data))
             self._wake()

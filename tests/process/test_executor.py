@@ -10,9 +10,12 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,21 @@ def exits_at_5(number: int) -> int:
     return number
 
 
+def exits_behind(item: int | Path) -> int:
+    """Where the item is a pipe: when its other end is closed."""
+    if isinstance(item, Path):
+        quietly()
+        item.read_text()
+        os._exit(3)
+    return item
+
+
+def notes_and_exits_at_5(notes: Path, number: int) -> int:
+    with notes.open("a") as file:
+        file.write(f"{number}\n")
+    return exits_at_5(number)
+
+
 def raises_at_7(number: int) -> int:
     if number == 7:
         raise ValueError(number)
@@ -87,6 +105,15 @@ def gate(tmp_path: Path) -> Path:
     """A pipe; to open it for writing waits until a job reads it."""
     os.mkfifo(tmp_path / "gate")
     return tmp_path / "gate"
+
+
+@contextmanager
+def waiting_at(gate: Path) -> Iterator[None]:
+    """A job reads the pipe, and goes on afterwards. Who comes next finds another pipe."""
+    with gate.open("w"):
+        gate.unlink()
+        os.mkfifo(gate)
+        yield
 
 
 class Looks:
@@ -232,6 +259,50 @@ def test_a_map_in_which_a_call_fails(
             found.extend(executor.map(function, range(100), **options))
         assert found == results
         assert executor.submit(increment, 1).result(LATEST) == 2
+
+
+@pytest.mark.parametrize("cancel_futures", [False, True])
+def test_a_chunk_that_dies_after_the_shutdown(cancel_futures: bool, gate: Path) -> None:
+    """Its calls are made one by one all the same."""
+    executor = ForkExecutor(1)
+    results = executor.map(exits_behind, [0, 1, gate, 3], chunksize=4)
+    with waiting_at(gate):
+        executor.shutdown(wait=False, cancel_futures=cancel_futures)
+    for _ in range(5):  # in the chunk and alone, three times each
+        with waiting_at(gate):
+            pass
+    executor.shutdown()
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(WorkerLostError):
+        next(results)
+
+
+def test_what_is_left_of_a_chunk_that_died_is_canceled(gate: Path) -> None:
+    executor = ForkExecutor(1, crash_retries=0)
+    results = executor.map(exits_behind, [gate, *range(5000)], chunksize=5001)
+    with waiting_at(gate):
+        pass
+    with waiting_at(gate):
+        executor.shutdown(wait=False, cancel_futures=True)
+    executor.shutdown()
+    with pytest.raises(CancelledError):
+        next(results)
+
+
+@pytest.mark.parametrize("way", ["submit", "map"])
+def test_without_crash_retries_nothing_runs_twice(way: str, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with ForkExecutor(2, crash_retries=0) as executor:
+        call = partial(notes_and_exits_at_5, notes)
+        if way == "submit":
+            made = [executor.submit(call, number) for number in range(500)]
+            assert [type(future.exception(LATEST)) for future in made].count(WorkerLostError) == 1
+        else:
+            with pytest.raises(WorkerLostError):
+                list(executor.map(call, range(500)))
+    runs = Counter(notes.read_text().split())
+    assert runs["5"] == 1
+    assert set(runs.values()) == {1}
 
 
 def test_a_buffered_map_takes_items_as_results_are_taken() -> None:

@@ -20,6 +20,7 @@ from multiprocessing_kit import JobEvent, Pool, PoolClosedError, PoolError, Pool
 from tests.process.test_executor import (
     add,
     exits_at_5,
+    exits_behind,
     gate,
     increment,
     initialize,
@@ -27,6 +28,7 @@ from tests.process.test_executor import (
     raises_at_7,
     tell_initialized,
     wait_for,
+    waiting_at,
 )
 
 __all__ = ["gate"]  # a fixture
@@ -133,6 +135,17 @@ def test_after_the_end(use: Callable[[Any], object], end: str, pool: Pool) -> No
         use(pool)
 
 
+@pytest.mark.parametrize("make", [standard, lambda: Pool(2)], ids=["standard", "ours"])
+@pytest.mark.parametrize("way", ["imap", "imap_unordered"])
+def test_an_iterator_outlives_the_end(make: Callable[[], Any], way: str) -> None:
+    """What is left of its items is handed in by `close`."""
+    pool = make()
+    results = getattr(pool, way)(increment, iter(range(1000)))
+    pool.close()
+    pool.join()
+    assert sorted(results) == [*range(1, 1001)]
+
+
 def test_an_iterator_goes_on_behind_an_error(pool: Pool) -> None:
     results, errors = [], 0
     iterator = pool.imap(raises_at_7, range(10))
@@ -203,6 +216,28 @@ def test_a_crash_fails_one_call(chunksize: int | None) -> None:
         assert pool.apply(increment, (1,)) == 2
 
 
+def test_a_chunk_that_dies_after_the_end(gate: Path) -> None:
+    pool = Pool(1, crash_retries=0)
+    result = pool.map_async(exits_behind, [0, gate, 2], 3)
+    with waiting_at(gate):
+        pool.close()
+    with waiting_at(gate):  # alone
+        pass
+    pool.join()
+    assert result.ready()
+    with pytest.raises(WorkerLostError):
+        result.get(0)
+
+
+def test_a_chunk_that_dies_with_an_item_that_is_no_tuple(gate: Path) -> None:
+    with Pool(1, crash_retries=0) as pool:
+        result = pool.starmap_async(exits_behind, [(gate,), 5], 2)  # type: ignore[list-item]
+        with waiting_at(gate):
+            pass
+        with pytest.raises(TypeError):
+            result.get(LATEST)
+
+
 def test_children_that_are_killed_lose_nothing() -> None:
     with Pool(3, crash_retries=100) as pool:
         result = pool.map_async(increment, range(20_000), chunksize=10)
@@ -225,6 +260,46 @@ def test_a_full_pool(gate: Path) -> None:
         assert list(pool.imap(increment, range(50))) == [*range(1, 51)]
         with pytest.raises(PoolFullError):
             pool.map(increment, range(4), chunksize=1)
+
+
+def test_an_iterator_keeps_within_the_room(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never")
+    with Pool(1, maxsize=4) as pool:
+        results = pool.imap(increment, range(20))
+        for _ in range(4):
+            while True:  # until one of the iterator's is done
+                try:
+                    pool.apply_async(wait_for, (tmp_path / "never",))
+                    break
+                except PoolFullError:
+                    pass
+        assert [next(results), next(results)] == [1, 2]
+        with pytest.raises(PoolFullError, match="has 4 unanswered jobs and may have 4: no room for 1 more"):
+            pool.apply_async(increment, (1,))
+
+
+def test_events_of_maps() -> None:
+    heard: list[tuple[str, bool, object]] = []
+    with Pool(2) as pool:
+        for event in (JobEvent.JOB_SUCCESS, JobEvent.JOB_FAILED):
+            pool.on(
+                event,
+                lambda _, event, argument, response: heard.append((event.name, response.ok, argument)),
+            )
+        ways: list[tuple[Callable[[], object], object]] = [
+            (lambda: pool.map(raises_at_7, [7, 8], 1), (raises_at_7, (7,), {})),
+            (lambda: list(pool.imap(raises_at_7, [7, 8])), (raises_at_7, (7,), {})),
+            (lambda: pool.starmap(raises_at_7, [(7,)]), (raises_at_7, (7,), {})),
+            (lambda: pool.map(raises_at_7, [6, 7, 8], 3), None),
+        ]
+        for way, argument in ways:
+            heard.clear()
+            with pytest.raises(ValueError, match="7"):
+                way()
+            pool.apply(increment, (1,))  # what comes before it has been told of
+            ((_, ok, failed),) = [one for one in heard if one[0] == "JOB_FAILED"]
+            assert not ok
+            assert failed == argument or argument is None
 
 
 def test_events() -> None:
