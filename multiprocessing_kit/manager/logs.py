@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import logging
 import logging.handlers
@@ -139,7 +141,7 @@ class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
 
 
 class JournalHandler(logging.Handler):
-    """To the journal of systemd, by its own protocol: one datagram of fields.
+    """To the journal of systemd, by its own protocol: one datagram of fields, or a file with them.
 
     Source: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
     """
@@ -165,9 +167,22 @@ class JournalHandler(logging.Handler):
                 "CODE_FUNC": record.funcName or "",
                 "LOGGED_BY_PID": str(record.process),
             }
-            self._socket.send(b"".join(_field(name, value.encode()) for name, value in fields.items()))
+            self._send(b"".join(_field(name, value.encode()) for name, value in fields.items()))
         except Exception:
             self.handleError(record)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            with open(os.memfd_create("mpkit-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
+                file.write(data)
+                file.flush()
+                seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+                fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)  # the journal takes no other one
+                socket.send_fds(self._socket, [b""], [file.fileno()])
 
     def close(self) -> None:
         """Close the socket."""

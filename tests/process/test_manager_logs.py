@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import signal
+import socket
+import sys
 import textwrap
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.folders import until
+from multiprocessing_kit.manager import logs
+from tests.folders import PATIENCE, until
 from tests.process.managers import Program
 
 pytestmark = pytest.mark.timeout(180)
@@ -126,6 +132,117 @@ def test_a_restart_in_the_midst_of_it_loses_no_line(tmp_path: Path) -> None:
         assert counts.keys() == before | after
         for pid, count in counts.items():
             assert count == int((tmp_path / f"last {pid}").read_text()) + 1
+
+
+# ── where it goes ─────────────────────────────────────────────────────────────────────────────────────
+
+ELSEWHERE = """
+    from multiprocessing_kit.manager import logs
+
+    logs._JOURNAL = logs._SYSLOG[sys.platform] = os.environ["XDG_RUNTIME_DIR"] + "/elsewhere"
+
+    def work(context):
+        log.warning("two\\nlines of %s", "one")
+        log.debug("not written")
+        log.info("large %s.", "\u00e4" * {letters})
+        context.sleep(3600)
+
+    logging.getLogger().setLevel(logging.INFO)
+    manager = Manager("tested", workers=1, target=work, logger={logger!r})
+"""
+
+
+@contextlib.contextmanager
+def elsewhere(program: Program) -> Iterator[socket.socket]:
+    """A socket in place of the system's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(program.base / "elsewhere"))
+        receiver.settimeout(PATIENCE)
+        yield receiver
+
+
+def journal_entry(receiver: socket.socket) -> tuple[dict[str, str], bool]:
+    """The fields of the next one, and whether they came in a file."""
+    data, descriptors, _, _ = socket.recv_fds(receiver, 1 << 20, 1)
+    for descriptor in descriptors:
+        assert data == b""
+        assert fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) == 0b1111
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            data = file.read()
+    fields = {}
+    while data:
+        name, _, rest = data.partition(b"\n")
+        size = int.from_bytes(rest[:8], "little")
+        fields[name.decode()] = rest[8 : 8 + size].decode()
+        assert rest[8 + size : 9 + size] == b"\n"
+        data = rest[9 + size :]
+    return fields, bool(descriptors)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has systemd")
+def test_the_journal_has_all_of_a_record_however_large(tmp_path: Path) -> None:
+    source = ELSEWHERE.format(logger="journal", letters=300_000)
+    with Program(tmp_path, source) as program, elsewhere(program) as receiver:
+        program.run()
+        entries = [journal_entry(receiver) for _ in range(4)]
+        messages = {fields["MESSAGE"]: (fields, is_file) for fields, is_file in entries}
+        pid = program.worker().pid
+        fields, is_file = messages["two\nlines of one"]
+        assert not is_file
+        assert fields["PRIORITY"] == "4"
+        assert (fields["SYSLOG_IDENTIFIER"], fields["LOGGED_BY_PID"]) == ("program", str(pid))
+        assert (fields["CODE_FILE"], fields["CODE_FUNC"]) == (str(tmp_path / "program.py"), "work")
+        fields, is_file = messages[f"large {'ä' * 300_000}."]
+        assert is_file
+        assert fields["PRIORITY"] == "6"
+        assert f"worker #0 started (pid {pid})" in messages
+
+
+def test_syslog(tmp_path: Path) -> None:
+    source = ELSEWHERE.format(logger="syslog", letters=1000)
+    with Program(tmp_path, source) as program, elsewhere(program) as receiver:
+        program.run()
+        lines = [receiver.recv(1 << 20).decode().rstrip("\0") for _ in range(4)]
+        pid = program.worker().pid
+        user, warning, info = 1 << 3, 4, 6
+        assert any(
+            re.fullmatch(rf"<{user | info}>.* MainProcess\[\d+\] .*: worker #0 started .*", line)
+            for line in lines
+        )
+        start = rf"<{user | warning}>[-\d :,]+ WARNING worker #0\[{pid}\] program: "
+        assert any(re.fullmatch(start + "two\nlines of one", line) for line in lines)
+        assert any(line.endswith(f"program: large {'ä' * 1000}.") for line in lines)
+
+
+def test_a_file_is_rotated_and_five_old_ones_are_kept(tmp_path: Path) -> None:
+    """At 100 MB; here at less. Nobody else may read any of them."""
+    assert (logs._BYTES, logs._FILES) == (100_000_000, 5)
+    source = """
+        from multiprocessing_kit.manager import logs
+
+        logs._BYTES = 3000
+
+        def work(context):
+            for number in range(400):
+                log.info("line %d.", number)
+            context.sleep(3600)
+
+        manager = Manager("tested", workers=1, target=work, umask=0)
+    """
+    with Program(tmp_path, source) as program:
+        program.start()
+        path = program.runtime / "tested.log"
+        until(lambda: "line 399." in path.read_text(), "the last line")
+        files = [program.runtime / f"tested.log.{number}" for number in (5, 4, 3, 2, 1)] + [path]
+        assert sorted(program.runtime.glob("tested.log*")) == sorted(files)
+        assert {oct(file.stat().st_mode) for file in files} == {"0o100600"}
+        assert all(file.stat().st_size <= 3000 for file in files)
+        numbers = [
+            int(number) for number in re.findall(r"line (\d+)\.", "".join(f.read_text() for f in files))
+        ]
+        assert numbers == [*range(numbers[0], 400)]
+        assert numbers[0] > 0
 
 
 # ── one record of each kind ───────────────────────────────────────────────────────────────────────────
