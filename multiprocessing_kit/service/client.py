@@ -47,6 +47,10 @@ class JobId(str):
         """
         return self._client.wait(self, timeout)
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """A copy is a plain text: the connection to wait with stays here."""
+        return str, (str(self),)
+
 
 class Client:
     """Pushes jobs to the topics of a service. For one thread at a time.

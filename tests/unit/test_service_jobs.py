@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from multiprocessing_kit import PayloadError, ServiceConfigError
+from multiprocessing_kit.service.client import Client, JobId
 from multiprocessing_kit.service.job import Job
 from multiprocessing_kit.service.payloads import Payloads
 
@@ -102,3 +106,16 @@ def test_a_right_pickle_needs_the_secret() -> None:
 def test_what_cannot_be_written_is_told(encoding: str) -> None:
     with pytest.raises(PayloadError, match=f"written as {encoding}"):
         Payloads(encoding, SECRET).encode(lambda: None)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [lambda job_id: pickle.loads(pickle.dumps(job_id)), copy.copy, copy.deepcopy],
+    ids=["pickle", "copy", "deepcopy"],
+)
+def test_an_id_of_a_job_travels_as_a_text(tmp_path: Path, copied: Callable[[JobId], str]) -> None:
+    with Client(f"sqlite:///{tmp_path}/jobs.db") as client:
+        job_id = client.push("mail")
+        found = copied(job_id)
+        assert type(found) is str
+        assert found == job_id
