@@ -243,11 +243,12 @@ class _Consumer:
         settlements = list(self._unsettled)
         fenced = self._broker.settle(settlements)
         del self._unsettled[: len(settlements)]
-        for delivery in fenced:
+        for job in (delivery.job for delivery in fenced):
             _log.warning(
                 "job %s of topic %s: its lease was over, and others have it: what came of it here is dropped",
-                delivery.job.id,
-                delivery.job.topic,
+                job.id,
+                job.topic,
+                extra={"job_id": job.id, "topic": job.topic},
             )
         for settlement in settlements:
             if settlement.delivery not in fenced:

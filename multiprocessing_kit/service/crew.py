@@ -288,7 +288,14 @@ class Crew:
         if seat.number_of_running != index:
             return  # it has just ended
         seat.overdue = delivery
-        _log.warning("job %s of topic %s takes more than %g s", delivery.job.id, delivery.job.topic, limit)
+        job = delivery.job
+        _log.warning(
+            "job %s of topic %s takes more than %g s",
+            job.id,
+            job.topic,
+            limit,
+            extra={"job_id": job.id, "topic": job.topic},
+        )
         self._supervisor.stop(seat.pin, 0.0, Then.REPLACE)
 
     def _call_back(self, seat: _Seat) -> None:

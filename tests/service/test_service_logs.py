@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from multiprocessing_kit.service import logs
 from multiprocessing_kit.service.logs import JsonFormatter, TextFormatter, at_job
 from tests.folders import until
+from tests.service.holding import ids, take
 from tests.service.services import ROOT, Shop
 
 JOBS = """
@@ -102,6 +104,40 @@ def test_lines_of_json(tmp_path: Path) -> None:
         assert {record["process"] for record in of_job} == {"talk #0"}
         assert "ZeroDivisionError" in of_job[-1]["traceback"]
         assert all("topic" not in record for record in records if record not in of_job)
+
+
+def test_a_job_that_takes_too_long_is_marked(tmp_path: Path) -> None:
+    topics = """
+        [[topics]]
+        name = "slow"
+        worker = "jobs:slow"
+        timeout = 0.3
+        retry = { max = 0 }
+    """
+    with Shop(tmp_path, topics) as shop:
+        shop.run()
+        job_id = shop.push("slow", 600)
+        (line,) = shop.wait_for_log("takes more than 0.3 s")
+        assert f"[slow {job_id}]" in line
+
+
+def test_a_job_whose_lease_was_over_is_marked(tmp_path: Path) -> None:
+    topics = """
+        [[topics]]
+        name = "slow"
+        worker = "jobs:slow"
+    """
+    with Shop(tmp_path, topics, settings="lease = 3.0") as shop:
+        shop.run()
+        job_id = shop.push("slow", 1)
+        shop.wait_for_lines(1, "begun")
+        shop.kill(consumer := shop.consumer("slow"), signal.SIGSTOP)
+        with shop.broker() as other:
+            other.join("other", ["slow"], 3.0)
+            assert ids(take(other, 1, extends=True)) == [job_id]
+            shop.kill(consumer, signal.SIGCONT)
+            (line,) = shop.wait_for_log("its lease was over")
+        assert f"[slow {job_id}]" in line
 
 
 SMALL = """
