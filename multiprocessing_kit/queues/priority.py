@@ -52,6 +52,8 @@ class PriorityQueue(PickledQueue[T]):
     def put(self, item: T, block: bool = True, timeout: float | None = None, priority: float = 0) -> None:
         """As `Queue.put`, behind all items of the same or a lower priority.
 
+        `block` and `timeout` stand where they do in `queue.PriorityQueue`: give `priority` by its name.
+
         Args:
             item: What to add.
             block: Wait for room.
@@ -59,9 +61,10 @@ class PriorityQueue(PickledQueue[T]):
             priority: A float, or an int that is one too: any up to 2**53.
 
         Raises:
-            TypeError: `priority` is no number.
+            TypeError: `priority` is no number; or `block` is no bool, so it may be meant as a priority.
             ValueError: `priority` is a larger int, or not a number (NaN); or `timeout` is negative.
         """
+        _check_block(block)
         deadline = None if timeout is None else deadline_of(block, timeout)
         record = _prefix(priority) + self._dumps(item)
         if not self._shared().put_one(record, block, deadline):
@@ -75,8 +78,15 @@ class PriorityQueue(PickledQueue[T]):
         self, items: Iterable[T], block: bool = True, timeout: float | None = None, priority: float = 0
     ) -> None:
         """As `Queue.put_many`, all with one priority, with one turn at the lock for many items."""
+        _check_block(block)
         first, dumps = _prefix(priority), self._dumps
         self._put_all(items, lambda item: first + dumps(item), block, timeout)
+
+
+def _check_block(block: object) -> None:
+    """Refuse what was meant as a priority. 0 and 1 stay flags, as in code that is older than bools."""
+    if block not in (True, False):
+        raise TypeError(f"'block' must be a bool, not {block!r}; give a priority by its name: priority=…")
 
 
 def _prefix(priority: float) -> bytes:

@@ -573,6 +573,16 @@ def test_what_is_no_priority(priority: Any, error: type[Exception]) -> None:
         assert q.empty()
 
 
+@pytest.mark.parametrize("block", [5, -1, 1.5, None, "high"])
+def test_a_priority_in_the_place_of_block(block: Any) -> None:
+    with PriorityQueue[Any](size=4096) as q:
+        for put in (q.put, q.put_many):
+            with pytest.raises(TypeError, match="by its name: priority="):
+                put("low", block)
+        assert q.empty()
+        q.put("low", block=1)  # type: ignore[arg-type]  # as the standard library's own tests do
+
+
 def test_null_queue() -> None:
     q = NullQueue[int]()
     q.put(1)
