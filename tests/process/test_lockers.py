@@ -164,12 +164,13 @@ TIMES = pytest.mark.parametrize(
 TOLD, NOT_TOLD = 10, 11
 
 
-def one_that_has(locker: Any) -> int:
+def one_that_has(locker: Any, times: int = 1) -> int:
     """A child that has it until it is killed; returns its pid."""
     with Gate() as has_it, Gate() as never:
 
         def own() -> None:
-            locker.acquire()
+            for _ in range(times):
+                locker.acquire()
             has_it.open()
             never.wait()
 
@@ -242,15 +243,112 @@ def test_who_waits_is_killed(locker: Any, times: int) -> None:
         locker.release()
 
 
-def test_a_wake_up_for_the_dead_goes_to_the_living() -> None:
+@TIMES
+@pytest.mark.parametrize("moment", ["has it", "waits"])
+def test_a_reader_is_killed_and_a_writer_is_next(moment: str, times: int) -> None:
+    shared = RWLocker()
+    for _ in range(times):
+        if moment == "has it":
+            reader, writer = one_that_has(shared.reader), one_that_waits(shared.writer)
+            begun = kill(reader)
+        else:
+            with shared.writer:
+                reader, writer = one_that_waits(shared.reader), one_that_waits(shared.writer)
+                kill(reader)
+                begun = time.monotonic()
+        assert ends_at_once([writer], begun) == [NOT_TOLD], "a dead reader has broken nothing"
+        assert shared.readers == 0
+    shared.destroy()
+
+
+@TIMES
+def test_a_writer_is_killed_and_readers_are_next(times: int) -> None:
+    shared = RWLocker()
+    for _ in range(times):
+        writer = one_that_has(shared.writer)
+        readers = [one_that_waits(shared.reader) for _ in range(2)]
+        assert ends_at_once(readers, kill(writer)) == [TOLD, TOLD], "all readers up to the next writer"
+        with shared.writer:
+            assert shared.writer.owner_died
+    shared.destroy()
+
+
+@TIMES
+def test_a_writer_that_waits_is_killed_and_readers_are_next(times: int) -> None:
+    shared = RWLocker()
+    for _ in range(times):
+        with shared.reader:
+            writer = one_that_waits(shared.writer)
+            wait_until(lambda: shared._set.value(0) == 1)  # it has closed the gate
+            reader = one_that_waits(shared.reader)
+            assert ends_at_once([reader], kill(writer)) == [NOT_TOLD], "beside the reader that is in"
+    shared.destroy()
+
+
+def check_permits(locker: SemaphoreLocker, value: int) -> list[bool]:
+    """There are so many, and no more; returns of which of them a death was told."""
+    told = []
+    for _ in range(value):
+        assert locker.acquire(False)
+        told.append(locker.owner_died)
+    assert not locker.acquire(False)
+    locker.release(value)
+    return told
+
+
+@TIMES
+def test_owners_of_several_permits_are_killed(times: int) -> None:
+    locker = SemaphoreLocker(3)
+    for _ in range(times):
+        of_two, of_one = one_that_has(locker, 2), one_that_has(locker)
+        waiting = [one_that_waits(locker) for _ in range(2)]
+        assert ends_at_once(waiting, kill(of_two)) == [TOLD, TOLD]
+        kill(of_one)
+        assert check_permits(locker, 3) == [True, False, False]
+    locker.destroy()
+
+
+@TIMES
+def test_who_waits_for_a_permit_is_killed(times: int) -> None:
+    locker = SemaphoreLocker(3)
+    for _ in range(times):
+        for _ in range(3):
+            locker.acquire()
+        killed, next_one = (one_that_waits(locker) for _ in range(2))
+        kill(killed)
+        begun = time.monotonic()
+        locker.release()
+        assert ends_at_once([next_one], begun) == [NOT_TOLD]
+        locker.release(2)
+        assert not any(check_permits(locker, 3))
+    locker.destroy()
+
+
+@TIMES
+def test_the_owner_of_a_condition_is_killed_while_others_sleep(times: int) -> None:
+    shared = ConditionLocker()
+    for _ in range(times):
+        asleep = fork(lambda: sleeper(shared))
+        wait_until(lambda: sleepers(shared) == 1)
+        owner = one_that_has(shared)
+        begun = kill(owner)
+        with shared:
+            assert shared.owner_died
+            shared.notify()
+        assert ends_at_once([asleep], begun) == [0]
+    shared.destroy()
+
+
+@TIMES
+def test_a_wake_up_for_the_dead_goes_to_the_living(times: int) -> None:
     shared = ConditionLocker(MutexLocker())
-    dead, living = (fork(lambda: sleeper(shared)) for _ in range(2))
-    wait_until(lambda: sleepers(shared) == 2)
-    with shared:
-        os.kill(dead, signal.SIGKILL)
-        assert exit_of(dead) == -signal.SIGKILL
-        shared.notify()
-    assert exit_of(living) == 0
+    for _ in range(times):
+        dead, living = (fork(lambda: sleeper(shared)) for _ in range(2))
+        wait_until(lambda: sleepers(shared) == 2)
+        with shared:
+            begun = kill(dead)
+            shared.notify()
+        assert ends_at_once([living], begun) == [0]
     shared.destroy()
 
 
