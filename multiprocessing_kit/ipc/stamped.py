@@ -1,6 +1,7 @@
 """A segment and its semaphores that stay until they are removed, and are swept if that never happens.
 
-    creator        segment ▸ stamp ▸ (key ▸ semaphore ▸ id) …          removes all at its exit
+    creator        segment ▸ stamp ▸ (key ▸ semaphore ▸ id) …          removes all at its exit, or
+                                                                       when it drops the object
     its children   inherit the attachment                              never remove by themselves
     next start,    finds the stamp, sees that the creator
     clear_ipc.py   is dead and nobody is attached                      removes all
@@ -38,6 +39,8 @@ S = TypeVar("S", Semaphore, SemaphoreSet)
 
 class StampedSegment:
     """Shared memory with a stamp, and up to 8 semaphores or sets of them.
+
+    It is removed with this object in its creator, whether or not children still use it.
 
     Args:
         kind: What it is for, at most 16 bytes of UTF-8; `clear_ipc.py` shows it.

@@ -45,7 +45,8 @@ class Locker(ABC):
     """One of these is had by one owner at a time, in all processes that share it.
 
     Attributes:
-        name: By which unrelated processes share it; "": only children inherit it, by fork.
+        name: By which unrelated processes share it; "": only children inherit it, by fork. Then it is removed
+            when its creator exits or drops the object: keep it as long as children use it.
     """
 
     name: str = ""
@@ -162,7 +163,10 @@ def open_segment(
 
 def destroyed(locker: object) -> LockerError:
     """The error for using a locker that is not there any more."""
-    return LockerError(f"{locker!r} was destroyed, or its creator has ended", reason="destroyed")
+    return LockerError(
+        f"{locker!r} was destroyed, or it has no name and its creator has ended or dropped it",
+        reason="destroyed",
+    )
 
 
 def not_ours(locker: Locker) -> LockerError:

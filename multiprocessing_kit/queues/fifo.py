@@ -15,9 +15,10 @@ T = TypeVar("T")
 class FifoQueue(SharedMemQueue[T]):
     """A `SharedMemQueue` that may have a name.
 
-    Without a name, children inherit it by fork, and its creator removes it at its exit. With one, every
-    program of this user that gives the same name has the same queue; it outlives them all, with what is
-    in it, until one calls `destroy()`. One that was closed stays closed.
+    Without a name, children inherit it by fork, and it is removed when its creator exits or drops the
+    object: keep it as long as children use it. With one, every program of this user that gives the same
+    name has the same queue; it outlives them all, with what is in it, until one calls `destroy()`. One
+    that was closed stays closed.
 
     Args:
         maxsize: Most items it holds; 0 or less: as many as fit.

@@ -223,7 +223,9 @@ class RecordQueue:
             raise self._destroyed() from error
 
     def _destroyed(self) -> QueueClosedError:
-        return QueueClosedError(f"{self!r} was destroyed")
+        return QueueClosedError(
+            f"{self!r} was destroyed, or it has no name and its creator has ended or dropped it"
+        )
 
     def _agree(self, max_records: int) -> None:
         """Whoever has it first says how many records it holds."""

@@ -236,8 +236,10 @@ class SharedMemQueue(PickledQueue[T]):
     """First in, first out, for any number of processes and threads that put and get.
 
     Children inherit it by fork. Killing any of them, at any moment, neither blocks the others nor
-    leaves half an item; an item is lost only with a process that had already taken it out. The
-    creator removes it at its exit, if `destroy()` was not called before.
+    leaves half an item; an item is lost only with a process that had already taken it out.
+
+    It is removed when its creator exits or drops the object, if `destroy()` was not called before: keep it
+    as long as children use it.
 
     Args:
         maxsize: Most items it holds; 0 or less: as many as fit.

@@ -193,7 +193,10 @@ class Rows:
             raise self._destroyed()
 
     def _destroyed(self) -> TableClosedError:
-        return TableClosedError(f"{self._table} was destroyed", table=self._table)
+        return TableClosedError(
+            f"{self._table} was destroyed, or it has no name and its creator has ended or dropped it",
+            table=self._table,
+        )
 
     def _locked(self, lock: Semaphore, action: Callable[..., R], *arguments: Any) -> R:
         """Run `action` under a lock."""

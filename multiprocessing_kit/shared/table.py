@@ -39,7 +39,8 @@ class Shared(MutableMapping[str, Row]):
     middle, and never waits. A row that was read is a copy: changing it does not change the table.
 
     Forked children inherit it. With a name, unrelated processes share it, and it stays in the system until
-    somebody calls `destroy()`; without one its creator removes it at its exit.
+    somebody calls `destroy()`; without one it is removed when its creator exits or drops the object, so keep
+    it as long as children use it.
 
     Args:
         columns: Each name with `int` (signed, 64 bits), `float`, `(str, size)` or `(bytes, size)`; sizes are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -419,6 +420,31 @@ def test_a_queue_of_one_item_between_processes() -> None:
     assert exit_of(pid) == 0
     shared.destroy()
     segment.close()
+
+
+# Creators.
+
+
+@pytest.mark.parametrize(
+    "kind", [MutexLocker, SpinLocker, ReentrantLocker, SemaphoreLocker, RWLocker, ConditionLocker]
+)
+def test_dropped_by_its_creator(kind: Callable[[], Any]) -> None:
+    with Gate() as dropped:
+
+        def use(locker: Any) -> None:
+            dropped.wait()
+            with pytest.raises(LockerError, match="creator has ended or dropped it") as caught:
+                (locker.reader if kind is RWLocker else locker).acquire()
+            assert caught.value.reason == "destroyed"
+
+        def start() -> int:
+            locker = kind()
+            return fork(lambda: use(locker))
+
+        pid = start()
+        gc.collect()
+        dropped.open()
+        assert exit_of(pid) == 0
 
 
 # Totals.

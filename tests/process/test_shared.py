@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import random
@@ -21,6 +22,7 @@ from multiprocessing_kit.errors import TableClosedError, TableError, TableFullEr
 from multiprocessing_kit.ipc.semaphore import Semaphore
 from multiprocessing_kit.shared import Shared, cells
 from tests.forks import die, exit_of, fork
+from tests.gates import Gate
 from tests.interrupts import interrupted
 from tests.kills import killed_one_after_the_other
 
@@ -74,6 +76,24 @@ def test_every_count_counts(table: Shared) -> None:
     assert [table.get(f"every {n}", "number") for n in range(10)] == [-2 * processes * each // 10] * 10
     assert [table.get(f"own {n}", "number") for n in range(processes)] == [n * each for n in range(processes)]
     assert len(table) == 11 + processes
+
+
+def test_dropped_by_its_creator() -> None:
+    with Gate() as dropped:
+
+        def use(table: Shared) -> None:
+            dropped.wait()
+            with pytest.raises(TableClosedError, match="creator has ended or dropped it"):
+                table.incr("all", "number")
+
+        def start() -> int:
+            table = Shared(COLUMNS)
+            return fork(lambda: use(table))
+
+        pid = start()
+        gc.collect()
+        dropped.open()
+        assert exit_of(pid) == 0
 
 
 def test_a_row_is_popped_once(table: Shared) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import mmap
 import os
@@ -32,6 +33,7 @@ from multiprocessing_kit.queues import (
     store,
 )
 from tests.forks import exit_of, fork, wait_until
+from tests.gates import Gate
 from tests.interrupts import interrupted
 from tests.kills import Instants
 from tests.process.test_shared_mem_queue import PATIENCE, STRIDES, blob, inner, sleepers
@@ -217,6 +219,28 @@ def test_who_should_wake_a_sleeper_is_killed(
         assert exit_of(sleeping) == 0
         done.append(len(queue.get_all()))
     assert set(done) == {0, 1}
+
+
+# Creators.
+
+
+@classes
+def test_dropped_by_its_creator(cls: Maker) -> None:
+    with Gate() as dropped:
+
+        def use(queue: AnyQueue) -> None:
+            dropped.wait()
+            with pytest.raises(QueueClosedError, match="creator has ended or dropped it"):
+                queue.get()
+
+        def start() -> int:
+            queue = cls()
+            return fork(lambda: use(queue))
+
+        pid = start()
+        gc.collect()
+        dropped.open()
+        assert exit_of(pid) == 0
 
 
 # Deaths: at any instant.
