@@ -248,7 +248,7 @@ class RecordRing(RecordStore):
         over = end - (self._capacity << 3)
         if over <= 0:
             return self._bytes[start:end].tobytes()
-        return b"".join((self._bytes[start:], self._bytes[:over]))
+        return self._bytes[start:].tobytes() + self._bytes[:over].tobytes()
 
 
 def _words(size: int) -> int:

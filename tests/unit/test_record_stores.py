@@ -1,4 +1,4 @@
-"""The stack and the heap of records against lists, with their writers killed between any two stores."""
+"""The ring, the stack and the heap of records against lists, their writers killed between any two stores."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from multiprocessing_kit.queues import blocks
+from multiprocessing_kit.queues import blocks, ring
 from multiprocessing_kit.queues import heap as heap_module
 from multiprocessing_kit.queues.heap import RecordHeap, prefix
+from multiprocessing_kit.queues.ring import RecordRing
 from multiprocessing_kit.queues.stack import RecordStack
 from tests.unit.torn import Killed, TornMemory, killed_at_each_store
 
@@ -75,11 +76,12 @@ class StoreMachine(RuleBasedStateMachine):
     """A store, and a list that says what is in it: the first one is the first to come."""
 
     layout: Any
+    size = SIZE
 
     @initialize(bound=st.sampled_from([0, 0, 1, 5]))
     def begin(self, bound: int) -> None:
         self.bound = bound
-        self.memory = bytearray(self.layout.bytes_for(SIZE))
+        self.memory = bytearray(self.layout.bytes_for(self.size))
         self.model: list[bytes] = []
         self.numbers = itertools.count()
 
@@ -138,6 +140,76 @@ class StoreMachine(RuleBasedStateMachine):
             assert drained(self.layout, self.memory) == self.model
             store = self.layout(memoryview(self.memory), self.bound)
             assert not self.model or store.has_records()
+
+
+near_deaths = st.one_of(st.none(), st.integers(0, 8))
+
+
+class RingMachine(StoreMachine):
+    """So small that records go on at its first word all the time, and so does the ring when it is empty."""
+
+    layout = RecordRing
+    size = 120
+
+    @initialize(near=st.sampled_from([0, 8, 1000]))
+    def begin_ring(self, near: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(ring, "_NEAR", near)
+
+    def teardown(self) -> None:
+        if hasattr(self, "patch"):
+            self.patch.undo()
+
+    def fitting(self, batch: list[bytes]) -> int:
+        """How many of these find room."""
+        room = self.size - sum(map(self.taken, self.model))
+        number = self.bound - len(self.model) if self.bound else len(batch)
+        ends = itertools.accumulate(map(self.taken, batch[:number]))
+        return sum(end <= room for end in ends)
+
+    @staticmethod
+    def taken(payload: bytes) -> int:
+        """Bytes that a record takes."""
+        return 16 + -(-len(payload) // 8) * 8
+
+    @rule(batch=st.lists(st.binary(min_size=1, max_size=24), min_size=1, max_size=4), death=near_deaths)
+    def append(self, batch: list[bytes], death: int | None) -> None:
+        fits = self.fitting(batch)
+        after, left = self.model + batch[:fits], batch.copy()
+        done = self.run(death, lambda store: store.append(left), [self.model, after])
+        if done is not Killed:
+            assert (done, left) == (fits, batch[fits:])
+            self.model = after
+
+    @rule(payload=st.binary(min_size=1, max_size=110), death=near_deaths)
+    def append_one(self, payload: bytes, death: int | None) -> None:
+        fits = self.fitting([payload])
+        after = self.model + [payload] * fits
+        done = self.run(death, lambda store: store.append_one(payload), [self.model, after])
+        if done is not Killed:
+            assert done == bool(fits)
+            self.model = after
+
+    @rule(size=st.integers(1, 40))
+    def fill(self, size: int) -> None:
+        store, payload = self.layout(memoryview(self.memory), self.bound), bytes(size)
+        new = [payload] * self.fitting([payload] * self.size)
+        assert all(store.append_one(each) for each in new)
+        assert not store.append_one(payload)
+        self.model = self.model + new
+
+    @precondition(lambda self: not self.model)
+    @rule(size=st.integers(1, 104))
+    def go_on(self, size: int) -> None:
+        """An empty ring is at any position."""
+        store = self.layout(memoryview(self.memory), self.bound)
+        assert store.append_one(bytes(size))
+        assert store.take_one() == bytes(size)
+
+    @rule(size=st.integers(1, 104), death=near_deaths)
+    def has_room(self, size: int, death: int | None) -> None:
+        room = self.run(death, lambda store: store.has_room(size), [self.model])
+        assert room in (Killed, self.fitting([bytes(size)]) == 1)
 
 
 class StackMachine(StoreMachine):
@@ -222,9 +294,11 @@ class HeapMachine(StoreMachine):
             check_blocks(self.memory)
 
 
+TestRing = RingMachine.TestCase
 TestStack = StackMachine.TestCase
 TestHeap = HeapMachine.TestCase
 TestStack.settings = TestHeap.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestRing.settings = settings(TestHeap.settings, max_examples=200)
 
 
 def holed_heap() -> bytearray:
