@@ -51,8 +51,8 @@ def test_a_storm_costs_hardly_any_processor_time(tmp_path: Path, fault: str) -> 
         assert share <= with_forks < 0.02
         status = program.status()
         assert all(worker.state == "backoff" for worker in status.workers)
-        # one at once, then after 1, 2, 4, 8 and 16 s: with what the start took, 6 at most
-        assert all(4 <= worker.restarts <= 6 for worker in status.workers)
+        # one at once, then after 1, 2, 4, 8 and 16 s, or a tenth less: 7 have ended at most
+        assert all(5 <= worker.restarts <= 7 for worker in status.workers)
 
 
 def test_a_long_storm_ends(tmp_path: Path) -> None:
