@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import operator
 import os
 import threading
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from multiprocessing_kit.runner.serving import Serving
 
 __all__ = ["Process"]
+
+_log = logging.getLogger("multiprocessing_kit.runner")
 
 _WINDOW_PER_CHILD = 64
 
@@ -347,7 +350,10 @@ class Process(CallerEvents):
 
         def give_back(crew: Crew, finished: bool) -> bool:
             if bar is not None:
-                bar.close()
+                try:
+                    bar.close()
+                except Exception:  # as of any listener: the responses are there all the same
+                    _log.exception("the progress bar could not be closed")
             return finished and self._keep(crew)
 
         stream = Stream(run, crew, interrupts, give_back)

@@ -57,6 +57,7 @@ class JobChild:
                     del record
                     self._jobs.report_dead()
                     if self._memory is not None and self._is_too_large(self._memory):
+                        self._lane.send(HEADER.pack(messages.TOO_LARGE, 0, 0, 0.0))
                         break
             except NoWayBack:
                 self._jobs.send_outcomes()

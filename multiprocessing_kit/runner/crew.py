@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -63,6 +64,8 @@ class Member:
         returned: Jobs that it was sent and did not run.
         stacks: Where it writes what it was at, if it may be killed for taking too long.
         doom: Why it is being killed, if it is.
+        leave_by: When it is to have ended, by `time.monotonic()`, if it was asked to or said that it would.
+        was_terminated: Whether it was sent SIGTERM for it.
     """
 
     pin: int
@@ -76,6 +79,8 @@ class Member:
     returned: int = 0
     stacks: Stacks | None = None
     doom: Doom | None = None
+    leave_by: float | None = None
+    was_terminated: bool = False
 
     @property
     def quota_left(self) -> int:
@@ -210,6 +215,26 @@ class Crew:
             suspects = [m for m in self.members if m.child.recheck is not None]
         return [member for member in suspects if member.child.poll()]
 
+    def note_leaving(self, member: Member) -> None:
+        """It takes no more jobs, and has the time for `teardown()` that it has at the end of a run."""
+        member.leave_by = time.monotonic() + (IN_ORDER.asked or 0.0)
+
+    def hasten(self, now: float) -> float | None:
+        """End those that do not leave; in how many seconds to look again, None if nobody is to leave."""
+        left = None
+        for member in self.members:
+            if member.leave_by is None:
+                continue
+            if now >= member.leave_by:
+                if member.was_terminated:
+                    member.child.kill()
+                else:
+                    member.child.terminate()
+                member.was_terminated = True
+                member.leave_by = now + IN_ORDER.terminated
+            left = min(left or member.leave_by, member.leave_by)
+        return None if left is None else left - now
+
     def fruitful(self) -> None:
         """A child answered a job: the children as such are sound."""
         self._barren = 0
@@ -222,40 +247,56 @@ class Crew:
         """
         self.members.remove(member)
         self._barren += not member.lane.was_asked_to_stop
+        was_set_up = member.lane.is_set_up
         self._let_go(member)
         status = describe_exit(member.child.exitcode)
         if member.child.exitcode == LOST_DESCRIPTORS:
             status = "was ended because a job had closed its descriptors"
+        elif member.doom is not None and member.doom.memory is not None:
+            status += f", since it had {member.doom.memory >> 20} MiB (see max_memory_per_child)"
         _log.info("child %d (#%d) %s", member.child.pid, member.pin, status)
-        # Where one has been set up, it is not `setup()` that kills the others.
-        if self._barren > max(3, 2 * self.size) and not any(m.lane.is_set_up for m in self.members):
-            raise PoolError(
-                f"{self._barren} children in a row ended without answering a job; the last, "
-                f"{member.child.pid}, {status}: look at setup(), and for what they wrote to stderr"
-            )
+        if self._barren <= max(3, 2 * self.size):
+            return
+        what = (
+            f"{self._barren} children in a row ended without answering a job; the last, "
+            f"{member.child.pid}, {status}: look at setup(), and for what they wrote to stderr"
+        )
+        if not any(m.lane.is_set_up for m in self.members):
+            raise PoolError(what)
+        if not was_set_up:  # there is only place for those that are
+            self._barren = 0
+            self.size = len(self.members)
+            _log.warning("going on with %d children: %s", self.size, what)
 
     def stop(self, steps: StopSteps, interrupts: Interrupts) -> None:
         """End all children; a further signal cuts the patience of `steps` short."""
         if not self.is_ours:
             return
-        members, self.members = self.members, []
 
         def ask() -> None:
-            for member in members:
+            for member in self.members:
                 member.lane.ask_to_stop()
 
         try:
-            stop_children([m.child for m in members], steps, ask=ask, hurry=_Hurry(self.bell, interrupts))
+            stop_children(
+                [m.child for m in self.members], steps, ask=ask, hurry=_Hurry(self.bell, interrupts)
+            )
         finally:
-            for member in members:
-                self._let_go(member)
-                if member.child.exitcode:
-                    _log.warning(
-                        "child %d (#%d) %s at the end of its work",
-                        member.child.pid,
-                        member.pin,
-                        describe_exit(member.child.exitcode),
-                    )
+            # A handler of the program's own may have raised. Nobody would end later who is not ended now.
+            with HeldSignals():
+                for member in self.members:
+                    member.child.kill()
+                for member in self.members:
+                    member.child.wait()
+                    self._let_go(member)
+                    if member.child.exitcode:
+                        _log.warning(
+                            "child %d (#%d) %s at the end of its work",
+                            member.child.pid,
+                            member.pin,
+                            describe_exit(member.child.exitcode),
+                        )
+                self.members = []
 
     def close(self) -> None:
         """Give up the doorbell; the children are stopped."""

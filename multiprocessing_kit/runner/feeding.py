@@ -129,8 +129,9 @@ class Feeder:
                 break
         for member in crew.members:
             member.lane.wake()
-            if not member.quota_left and not member.held:
+            if not member.quota_left and not member.held and member.leave_by is None:
                 member.lane.ask_to_stop()
+                crew.note_leaving(member)
         return not broken_off
 
     def could_take_back(self) -> bool:
@@ -200,7 +201,8 @@ class Feeder:
         """
         least, best = 1 if self.source.gives_large else self.leases.hold, None
         for member in self._crew.members:
-            if member.held < least and not member.lane.clogged and member.quota_left and not member.doom:
+            takes_more = member.quota_left and not member.doom and member.leave_by is None
+            if member.held < least and takes_more and not member.lane.clogged:
                 least, best = member.held, member
         if (best is None or least) and len(self._crew.members) < self._crew.size:
             return None

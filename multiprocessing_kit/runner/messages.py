@@ -22,6 +22,7 @@
 | SKIPPED    | up   | nothing; as many jobs in a row, from number `index` on, were taken back      |
 | NO_SETUP   | up   | the packed exception of `setup()`; the child ends                            |
 | RENEW      | up   | why the worker could not be unpickled: the child ends, fork another          |
+| TOO_LARGE  | up   | nothing; the child has grown beyond what it may, and ends                    |
 
 Values that may change, or that may share parts with one another, are pickled apart: in one pickle, two
 jobs that are given the same list would find the same list, and one would see what the other did to it.
@@ -55,6 +56,7 @@ __all__ = [
     "RESPONSE_LARGE",
     "RUN",
     "SKIPPED",
+    "TOO_LARGE",
     "WANT",
 ]
 
@@ -86,3 +88,4 @@ EVENT: Final = 17
 SKIPPED: Final = 18
 NO_SETUP: Final = 19
 RENEW: Final = 20
+TOO_LARGE: Final = 21

@@ -51,6 +51,7 @@ _HURRY_AGAIN = 0.1
 """Seconds after which a child that could not send is asked again."""
 
 _LARGE = (messages.DONE_LARGE, messages.RESPONSE_LARGE)
+_LEAVES = (messages.RENEW, messages.TOO_LARGE)  # one that takes the place of a RENEW inherits the worker
 _MANY = (messages.MANY, messages.MANY_APART)
 
 
@@ -172,12 +173,15 @@ class Run:
         for member in crew.members:
             self._collect(member)
         now = time.monotonic()
+        # Again those that are not answered yet: a child was about to begin one, or to send it back.
+        for index in tuple(self._canceling):
+            self._cancel(index)
         while self._cancels:
             self._cancel(self._cancels.popleft())
         if self._watch.needed:
             self._watch.look(crew.members)
-        if self._is_awaited:
-            self._hurry(now)
+        self._hurry(now)
+        crew.hasten(now)
         if now - self._looked > _LOOK_AT_CHILDREN:
             self._looked = now
             self._bury(crew.wait(0))
@@ -199,8 +203,12 @@ class Run:
             timeouts = [] if due is None else [max(0.0, due - time.monotonic())]
             if self._feeder.could_take_back():
                 timeouts.append(LOOK_AGAIN)
-            elif self._is_awaited and any(member.held > 1 for member in crew.members):
+            elif any(member.held > 1 for member in crew.members):
                 timeouts.append(STUCK_SECONDS)
+            if self._canceling:
+                timeouts.append(LOOK_AGAIN)
+            if (leaving := crew.hasten(time.monotonic())) is not None:
+                timeouts.append(leaving)
             if self._watch.needed and (watch_due := self._watch.due(crew.members)) is not None:
                 timeouts.append(watch_due)
             ended = crew.wait(min(timeouts, default=None))
@@ -215,7 +223,10 @@ class Run:
         return self._eager or self._teller.listens
 
     def _hurry(self, now: float) -> None:
-        """Have children that are at a long job send the answers that wait behind it."""
+        """Have children that are at a long job send the answers that wait behind it.
+
+        Whoever waits for them or not: if the child dies, they are lost, and their jobs run again.
+        """
         for member in self._crew.members:
             if member.held < 2 or member.lane.stuck_for(now) < STUCK_SECONDS:
                 continue
@@ -227,11 +238,11 @@ class Run:
     def _bury(self, ended: list[Member]) -> None:
         for member in ended:
             self._collect(member)
-            if self._losses.of(member) or member.doom is not None:
+            got_further = member.doom is not None and member.lane.is_set_up
+            if self._losses.of(member) or got_further:
                 self._crew.fruitful()
             self._ledger.give_back(member)
-            for index in tuple(self._canceling):
-                self._end_canceled(index)
+            self._end_all_canceled()
             self._crew.remove(member)
 
     # ── cancel ────────────────────────────────────────────────────────────────────────────────────
@@ -248,7 +259,9 @@ class Run:
 
     def _cancel(self, index: int) -> None:
         job_id = self._job_id(index)
-        error = JobCanceledError(f"job {job_id} was canceled by process.cancel()", job_id=job_id)
+        error = self._canceling.pop(index, None) or JobCanceledError(
+            f"job {job_id} was canceled by process.cancel()", job_id=job_id
+        )
         if index >= self._ledger.taken:
             self._feeder.canceled[index] = error
             return
@@ -262,16 +275,18 @@ class Run:
         if job is not None:
             self._fail(job, error, job.attempt - 1, 0)
         elif holder is not None:
-            self._canceling[index] = error  # it may be requeued before its child dies
+            self._canceling[index] = error
             if member.doom is None and member.lane.current == number:
                 member.doom = Doom(number, number, 0.0, canceled=error)
                 member.child.kill()
         # else it is answered
 
-    def _end_canceled(self, index: int) -> None:
-        job = self._ledger.withdraw(index) if index in self._canceling else None
-        if job is not None:
-            self._fail(job, self._canceling.pop(index), job.attempt - 1, 0)
+    def _end_all_canceled(self) -> None:
+        """Those that a child has just given back, before another one gets them."""
+        for index in tuple(self._canceling):
+            job = self._ledger.withdraw(index)
+            if job is not None:
+                self._fail(job, self._canceling.pop(index), job.attempt - 1, 0)
 
     # ── answers in ────────────────────────────────────────────────────────────────────────────────
 
@@ -323,9 +338,10 @@ class Run:
         elif kind == messages.REQUEUE:
             self._crew.fruitful()
             self._ledger.requeue(member, seconds, count, record[HEADER.size :])
-            self._end_canceled(index)
+            self._end_all_canceled()
         elif kind == messages.SKIPPED:
             member.returned += self._ledger.skipped(member, index, count)
+            self._end_all_canceled()
         elif kind == messages.EVENT:
             for lease in member.leases:
                 if lease.index <= index < lease.index + len(lease):
@@ -337,7 +353,8 @@ class Run:
             raise PoolError(
                 f"setup() of worker {self._worker.name or self._worker!r} failed: {cause!r}"
             ) from cause
-        # RENEW: the child ends now; the one that takes its place inherits the worker
+        elif kind in _LEAVES:
+            self._crew.note_leaving(member)
 
     def _open(self, record: bytes, payload: Payload, pid: int) -> Response:
         _, _, index, _ = HEADER.unpack_from(record)

@@ -11,6 +11,7 @@ from multiprocessing_kit.response import Response
 from multiprocessing_kit.responses import Part
 from multiprocessing_kit.runner.crew import ABANDONED, IN_ORDER, Crew
 from multiprocessing_kit.runner.run import Run
+from multiprocessing_kit.supervise.held_signals import HeldSignals
 from multiprocessing_kit.supervise.interrupts import Interrupts
 
 __all__ = ["Stream"]
@@ -103,15 +104,23 @@ class Stream(Iterator[Response]):
             self.close()
 
     def _end(self, *, finished: bool) -> None:
-        with self._ending:
-            crew, self._crew = self._crew, None
-        if (
-            crew is None
-            or os.getpid() != self._owner
-            or self._give_back(crew, finished or not self._run.begun)
-        ):
+        crew = self._crew
+        if crew is None:
             return
+        # A handler of the program's own may raise at any place. Then this is made again, at the latest by
+        # `__del__`; so the crew is ours until it is somebody else's, or has no children any more.
+        with HeldSignals():
+            if not crew.is_ours or self._give_back(crew, finished or not self._run.begun):
+                self._let_go()
+                return
         try:
             crew.stop(IN_ORDER if finished else ABANDONED, self._interrupts)
         finally:
-            crew.close()
+            with HeldSignals():
+                if not crew.members:
+                    self._let_go()
+                    crew.close()
+
+    def _let_go(self) -> None:
+        with self._ending:
+            self._crew = None

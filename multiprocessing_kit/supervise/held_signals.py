@@ -66,7 +66,9 @@ class _Handlers:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._are_held:
-            self._noted.append((signum, self._exchanged[signum]))
+            # Once, as the system has it with signals that wait.
+            if all(signum != noted for noted, _ in self._noted):
+                self._noted.append((signum, self._exchanged[signum]))
         else:
             self._exchanged[signum](signum, frame)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -90,6 +91,23 @@ def test_a_job_that_waits(batch_size: Any, apart: bool, ordered: bool, index: in
     assert len({response.pid for response in responses}) == 1
     assert [entry for entry in heard if entry[0] != "SUCCESS"] == [("CANCELED", inputs[index], False)]
     assert len(heard) == 100
+
+
+def test_a_job_whose_lane_is_full() -> None:
+    """What lies before it does not fit into the lane; it is not forgotten."""
+
+    def job(argument: tuple[int, bytes]) -> object:
+        time.sleep(0.01)  # the caller sends what it can meanwhile
+        return argument[0] != 13 or stay()
+
+    def cancel(process: Process, argument: Any, job_id: str) -> None:
+        if argument[0] == 9:
+            assert process.cancel(sibling(job_id, 13))
+
+    process = Process(1, batch_size=10).on(JobEvent.JOB_START, cancel)
+    responses = [*process.imap(job, [(number, bytes(60_000)) for number in range(40)])]
+    assert [type(response.exception) for response in responses].count(JobCanceledError) == 1
+    assert type(responses[13].exception) is JobCanceledError
 
 
 @pytest.mark.parametrize("kind", ["generator", "list"])

@@ -380,6 +380,24 @@ def test_setup_that_ends_its_child(
     assert time.monotonic() - began < 5
 
 
+@ways
+def test_what_was_done_long_before_a_crash_is_not_run_again(run: Any, tmp_path: Path) -> None:
+    """Its answers do not wait behind the job that is under way, whether anybody waits for them or not."""
+    with Ran(tmp_path / "ran") as ran:
+
+        def job(number: int) -> int:
+            ran.note(number)
+            if number == 40:
+                time.sleep(0.5)  # fifty times as long as answers may wait
+                os.kill(os.getpid(), signal.SIGKILL)
+            return number
+
+        responses = list(run(Process(1, crash_retries=0), job, range(500)))
+        counts = ran.counts()
+    assert len(responses) == 500
+    assert {number for number, count in counts.items() if count > 1} <= {*range(41, 500)}
+
+
 # ── storms ────────────────────────────────────────────────────────────────────────────────────────
 
 

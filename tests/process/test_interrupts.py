@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import random
 import signal
 import textwrap
@@ -13,6 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from multiprocessing_kit import Process
+from tests.forks import in_child
 from tests.process.test_caller_death import LONG, PROGRAMS, Program
 
 LATEST = 5.0  # seconds; 2 are promised, to a machine with other things to do
@@ -165,6 +167,36 @@ def test_a_handler_of_the_program_is_left_alone(signum: signal.Signals) -> None:
         program.signal(signum, group=signum == signal.SIGINT)
         assert (program.exitcode, program.errors) == (0, "")
         assert program.rest()[-3:] == ["[b'g', b'o']", "1", "{True}"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_handler_of_the_program_that_raises(seed: int) -> None:
+    """Wherever it strikes, `map` ends with that, and no child is left."""
+
+    class Late(Exception):
+        pass
+
+    def late(_signum: int, _frame: object) -> None:
+        raise Late
+
+    def maps() -> None:
+        instants = random.Random(seed)
+        signal.signal(signal.SIGALRM, late)
+        was_late = 0
+        for _ in range(100):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, instants.uniform(0.001, 0.03))
+                    Process(2).map(abs, range(50))
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Late:
+                was_late += 1
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+        assert was_late
+
+    assert in_child(maps) == 0
 
 
 def test_the_handlers_there_were_are_there_again() -> None:

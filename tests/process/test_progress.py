@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -42,6 +44,27 @@ def test_inputs_whose_length_raises(capsys: pytest.CaptureFixture[str]) -> None:
     process = Process(1, progress=True)
     assert [response.ok for response in process.map(Failing(), Lazy([0, 0]))] == [True, True]
     assert "2job" in capsys.readouterr().err
+
+
+def test_a_bar_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The responses are there all the same."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if not left:
+                raise BrokenPipeError
+            return len(text)
+
+    def inputs() -> Iterator[int]:
+        yield from range(100)
+        left.clear()
+
+    left = [True]
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert len(Process(2, progress=True).map(abs, inputs())) == 100
+    assert "progress bar could not be closed" in caplog.text
 
 
 def test_progress_ends_with_its_map(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from multiprocessing_kit import JobEvent, Process, RetryStrategy, RetryType, Worker, WorkerLostError
+from multiprocessing_kit.runner import crew, stream
 from multiprocessing_kit.supervise.memory import own_memory
+from multiprocessing_kit.supervise.stop import StopSteps
 from tests.process.test_crashes import batches, in_order, loop, ways
 
 MB = 1 << 20
@@ -169,6 +172,27 @@ def test_a_teardown_that_fails_or_takes_its_child_with_it(tmp_path: Path) -> Non
     worker = Bad(tmp_path / "notes")
     responses = in_order(Process(2, max_tasks_per_child=2), worker, range(40))
     assert [(response.body, response.attempts) for response in responses] == [(n, 1) for n in range(40)]
+
+
+@pytest.mark.parametrize("why", ["jobs", "memory"])
+def test_a_teardown_that_hangs(why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child is given the time that it has at the end of a run, and another one goes on."""
+
+    class Hanging(Leaking):
+        def teardown(self) -> None:
+            super().teardown()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            threading.Event().wait()
+
+    for place in (crew, stream):
+        monkeypatch.setattr(place, "IN_ORDER", StopSteps(asked=0.2, terminated=0.1))
+    options: dict[str, Any] = (
+        {"max_tasks_per_child": 2} if why == "jobs" else {"max_memory_per_child": base() + 100 * MB}
+    )
+    worker = Hanging(tmp_path / "notes")
+    responses = in_order(Process(1, **options), worker, range(8))
+    assert [(response.body, response.attempts) for response in responses] == [(n, 1) for n in range(8)]
+    assert len(worker.noted("teardown")) > 1
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────

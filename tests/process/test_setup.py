@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from multiprocessing_kit import NullQueue, PoolError, Process, RemoteError, Worker
+from multiprocessing_kit.supervise.memory import own_memory
 
 PROCESS: Any = Process
 WORKER: Any = Worker
@@ -156,6 +158,50 @@ def test_setup_that_fails_in_later_children(tmp_path: Path) -> None:
         Process(1, batch_size=1, crash_retries=0).map(Ends(tmp_path / "notes", do, at="setup "), range(10))
     responses = caught.value.responses  # type: ignore[attr-defined]
     assert [response.ok for response in responses] == [True, True, True, False]
+
+
+def test_setup_that_fails_in_all_but_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The one goes on alone, and no more of the others than that are forked while it is at its job."""
+
+    def do() -> None:
+        try:
+            (tmp_path / "first").touch(exist_ok=False)
+        except FileExistsError:
+            os._exit(3)
+
+    class Waits(Setup):
+        def process(self, argument: Any) -> Any:
+            while not argument and not (tmp_path / "told").exists():
+                time.sleep(0.01)
+            return argument
+
+    class Telling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "going on with 1 children" in record.getMessage():
+                (tmp_path / "told").touch()
+
+    telling = Telling()
+    logging.getLogger("multiprocessing_kit.runner").addHandler(telling)
+    worker = Waits(tmp_path / "notes", do, at="setup ")
+    try:
+        responses: Any = Process(2, batch_size=1).map(worker, range(200))
+    finally:
+        logging.getLogger("multiprocessing_kit.runner").removeHandler(telling)
+    assert [response.body for response in responses] == [*range(200)]
+    assert (tmp_path / "notes").read_text().count("setup") == 6
+    assert "exited with 3: look at setup()" in caplog.text
+
+
+def test_setup_that_takes_too_much_memory(tmp_path: Path) -> None:
+    def do() -> None:
+        kept.append(bytearray(os.urandom(1 << 20) * 200))
+        signal.pause()
+
+    kept: list[bytearray] = []
+    worker = Setup(tmp_path / "notes", do, at="setup ")
+    with pytest.raises(PoolError, match=r"SIGKILL, since it had \d+ MiB \(see max_memory_per_child\)"):
+        Process(1, max_memory_per_child=own_memory(os.getpid()) + (50 << 20)).map(worker, range(5))
+    assert (tmp_path / "notes").read_text().count("setup") <= 10
 
 
 @pytest.mark.parametrize(
