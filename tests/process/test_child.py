@@ -1091,6 +1091,7 @@ def test_a_signal_at_any_instant_of_a_start() -> None:
             return trace
 
         try:
+            sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one in `settrace`
             sys.settrace(trace)
             try:
                 child.start()

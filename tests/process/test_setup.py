@@ -193,14 +193,17 @@ def test_setup_that_fails_in_all_but_one(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_setup_that_takes_too_much_memory(tmp_path: Path) -> None:
+    """A child begins with what its parent has, and may have twice the limit before it is killed."""
+    limit = own_memory(os.getpid()) + (20 << 20)
+
     def do() -> None:
-        kept.append(bytearray(os.urandom(1 << 20) * 200))
+        kept.append(b"." * (limit + (80 << 20)))
         signal.pause()
 
-    kept: list[bytearray] = []
+    kept: list[bytes] = []
     worker = Setup(tmp_path / "notes", do, at="setup ")
     with pytest.raises(PoolError, match=r"SIGKILL, since it had \d+ MiB \(see max_memory_per_child\)"):
-        Process(1, max_memory_per_child=own_memory(os.getpid()) + (50 << 20)).map(worker, range(5))
+        Process(1, max_memory_per_child=limit).map(worker, range(5))
     assert (tmp_path / "notes").read_text().count("setup") <= 10
 
 

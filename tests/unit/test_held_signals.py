@@ -75,6 +75,7 @@ def test_a_handler_that_holds_signals_itself() -> None:
                     os.kill(os.getpid(), signal.SIGUSR1)
             return trace
 
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one in `settrace`
         sys.settrace(trace)
         try:
             with HeldSignals():
