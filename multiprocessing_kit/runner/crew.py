@@ -96,11 +96,16 @@ class Crew:
         name: For their titles; "" takes the worker's name.
         limits: What they may.
         resident: Whether they will serve more than one run.
+
+    Attributes:
+        members: Those there are.
+        leaving: Those of them that were asked to end, or said that they would.
     """
 
     def __init__(self, size: int, name: str, limits: Limits, *, resident: bool) -> None:
         self.size = size
         self.members: list[Member] = []
+        self.leaving: list[Member] = []
         try:
             self.bell = Doorbell()
         except OSError as error:
@@ -218,13 +223,12 @@ class Crew:
     def note_leaving(self, member: Member) -> None:
         """It takes no more jobs, and has the time for `teardown()` that it has at the end of a run."""
         member.leave_by = time.monotonic() + (IN_ORDER.asked or 0.0)
+        self.leaving.append(member)
 
-    def hasten(self, now: float) -> float | None:
-        """End those that do not leave; in how many seconds to look again, None if nobody is to leave."""
-        left = None
-        for member in self.members:
-            if member.leave_by is None:
-                continue
+    def hasten(self, now: float) -> float:
+        """End those that do not leave; in how many seconds to look again."""
+        for member in self.leaving:
+            assert member.leave_by is not None
             if now >= member.leave_by:
                 if member.was_terminated:
                     member.child.kill()
@@ -232,8 +236,7 @@ class Crew:
                     member.child.terminate()
                 member.was_terminated = True
                 member.leave_by = now + IN_ORDER.terminated
-            left = min(left or member.leave_by, member.leave_by)
-        return None if left is None else left - now
+        return min(member.leave_by or now for member in self.leaving) - now
 
     def fruitful(self) -> None:
         """A child answered a job: the children as such are sound."""
@@ -305,6 +308,8 @@ class Crew:
             self.shipper.close()
 
     def _let_go(self, member: Member) -> None:
+        if member in self.leaving:
+            self.leaving.remove(member)
         self._poll.unregister(member.child)
         del self._by_fd[member.child.fileno()]
         member.lane.close()

@@ -46,6 +46,9 @@ __all__ = ["Run"]
 _LOOK_AT_CHILDREN = 0.05
 """Seconds after which a loop that is too busy to sleep looks whether a child has ended."""
 
+_LOOK_FOR_STUCK = 0.002
+"""Seconds after which it looks whether answers wait behind a long job."""
+
 _DONE = messages.DONE
 _HURRY_AGAIN = 0.1
 """Seconds after which a child that could not send is asked again."""
@@ -120,7 +123,7 @@ class Run:
         self._aborted: BaseException | None = None
         self._cancels: deque[int] = deque()
         self._canceling: dict[int, JobCanceledError] = {}
-        self._looked = time.monotonic()
+        self._looked = self._looked_for_stuck = time.monotonic()
         self.begun = False
 
     def begin(self) -> None:
@@ -174,14 +177,17 @@ class Run:
             self._collect(member)
         now = time.monotonic()
         # Again those that are not answered yet: a child was about to begin one, or to send it back.
-        for index in tuple(self._canceling):
+        for index in tuple(self._canceling) if self._canceling else ():
             self._cancel(index)
         while self._cancels:
             self._cancel(self._cancels.popleft())
         if self._watch.needed:
             self._watch.look(crew.members)
-        self._hurry(now)
-        crew.hasten(now)
+        if now - self._looked_for_stuck > _LOOK_FOR_STUCK:
+            self._looked_for_stuck = now
+            self._hurry(now)
+        if crew.leaving:
+            crew.hasten(now)
         if now - self._looked > _LOOK_AT_CHILDREN:
             self._looked = now
             self._bury(crew.wait(0))
@@ -207,8 +213,8 @@ class Run:
                 timeouts.append(STUCK_SECONDS)
             if self._canceling:
                 timeouts.append(LOOK_AGAIN)
-            if (leaving := crew.hasten(time.monotonic())) is not None:
-                timeouts.append(leaving)
+            if crew.leaving:
+                timeouts.append(crew.hasten(time.monotonic()))
             if self._watch.needed and (watch_due := self._watch.due(crew.members)) is not None:
                 timeouts.append(watch_due)
             ended = crew.wait(min(timeouts, default=None))
