@@ -60,8 +60,8 @@ class ForkExecutor(CallerEvents, Executor):
             raise TypeError(f"initializer must be callable, not {initializer!r:.100}")
         self._size = available_cpus() if max_workers is None else positive(max_workers, "max_workers")
         tasks = None if max_tasks_per_child is None else positive(max_tasks_per_child, "max_tasks_per_child")
-        self._may_repeat = crash_retries > 0
         self._limits = Limits(not_negative(crash_retries, "crash_retries"), None, tasks, None)
+        self._may_repeat = crash_retries > 0
         self._worker = CallWorker(name, initializer, initargs)
         self._lock = threading.Lock()
         self._engine: Engine | None = None

@@ -177,7 +177,7 @@ class Run:
             self._collect(member)
         now = time.monotonic()
         # Again those that are not answered yet: a child was about to begin one, or to send it back.
-        for index in tuple(self._canceling) if self._canceling else ():
+        for index in tuple(self._canceling):
             self._cancel(index)
         while self._cancels:
             self._cancel(self._cancels.popleft())

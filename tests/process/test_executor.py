@@ -440,6 +440,7 @@ def test_in_a_child_of_the_program() -> None:
         ({"max_tasks_per_child": 0}, ValueError),
         ({"max_tasks_per_child": 1.0}, TypeError),
         ({"crash_retries": -1}, ValueError),
+        ({"crash_retries": "2"}, TypeError),
     ],
 )
 def test_arguments_that_make_no_sense(options: dict[str, Any], raises: type[Exception]) -> None:
