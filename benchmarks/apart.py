@@ -11,9 +11,13 @@ import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-__all__ = ["apart"]
+__all__ = ["MeasurementError", "apart"]
 
 _FORK = multiprocessing.get_context("fork")
+
+
+class MeasurementError(RuntimeError):
+    """A measurement raised, which went to stderr, or was killed."""
 
 
 def apart(measure: Callable[[], float], expected: tuple[type[Exception], ...]) -> float:
@@ -25,7 +29,7 @@ def apart(measure: Callable[[], float], expected: tuple[type[Exception], ...]) -
 
     Raises:
         Exception: One of these.
-        RuntimeError: It raised something else, which went to stderr, or was killed.
+        MeasurementError: It raised something else, or was killed.
     """
     receiver, sender = _FORK.Pipe(duplex=False)
     process = _FORK.Process(target=_child, args=(measure, expected, sender))
@@ -35,7 +39,7 @@ def apart(measure: Callable[[], float], expected: tuple[type[Exception], ...]) -
         outcome = receiver.recv()
     except EOFError:
         process.join()
-        raise RuntimeError(f"the measurement ended with exit code {process.exitcode}") from None
+        raise MeasurementError(f"the measurement ended with exit code {process.exitcode}") from None
     finally:
         receiver.close()
     process.join()

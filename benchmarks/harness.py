@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from benchmarks.apart import apart
+from benchmarks.apart import MeasurementError, apart
 from benchmarks.goals import AtMost, Goal, NoMoreThan, NoMoreThanBest, Verdict, judge
 
 __all__ = [
@@ -72,6 +72,11 @@ class Contender:
         """All of them."""
         return self.goal if isinstance(self.goal, Sequence) else (self.goal,)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is no peer."""
+        return self.ours or bool(self.goals)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -101,6 +106,7 @@ class Result:
     Attributes:
         ours: Whether it is one of ours.
         rounds: Every number, in the order of the rounds; none if it was left out.
+        failures: Rounds in which it failed, as only a peer may; they have no number.
         median: Of these.
         ratio: The median, as a multiple of the first contender's; None where that has none, or 0.
         goals: What came of each goal.
@@ -111,6 +117,7 @@ class Result:
     name: str
     ours: bool
     rounds: Sequence[float]
+    failures: int
     median: float | None
     ratio: float | None
     goals: Sequence[Verdict]
@@ -118,30 +125,40 @@ class Result:
     missing: str = ""
 
 
+@dataclass
+class _Record:
+    """What one contender did so far."""
+
+    numbers: list[float] = field(default_factory=list)
+    failures: int = 0
+    absence: Exception | None = None
+
+
 def run(case: Case, scale: Scale) -> list[Result]:
     """Measure every contender once per round, so that what the machine does meanwhile hits all alike.
 
     Raises:
         ImportError: A contender cannot import our own modules.
-        RuntimeError: A contender failed.
+        MeasurementError: One of ours failed.
     """
-    rounds: dict[str, list[float]] = {each.name: [] for each in case.contenders}
-    absent: dict[str, Exception] = {}
+    records = {each.name: _Record() for each in case.contenders}
     for number in range(scale.rounds or (1 if scale.quick else case.rounds)):
         for contender in _turn(case.contenders, number):
-            if contender.name in absent:
+            record = records[contender.name]
+            if record.absence is not None:
                 continue
             try:
-                rounds[contender.name].append(_measure(case, contender, scale))
+                record.numbers.append(_measure(case, contender, scale))
             except _ABSENT as error:
                 if _top(error) in _OWN:
                     raise
-                absent[contender.name] = error
-    medians = {name: statistics.median(numbers) for name, numbers in rounds.items() if numbers}
-    return [
-        _result(case, contender, rounds[contender.name], medians, absent.get(contender.name))
-        for contender in case.contenders
-    ]
+                record.absence = error
+            except MeasurementError:
+                if contender.is_ours:
+                    raise
+                record.failures += 1  # a peer's fault does not cost the numbers of all others
+    medians = {name: statistics.median(one.numbers) for name, one in records.items() if one.numbers}
+    return [_result(case, contender, records[contender.name], medians) for contender in case.contenders]
 
 
 def _measure(case: Case, contender: Contender, scale: Scale) -> float:
@@ -155,24 +172,22 @@ def _turn(contenders: Sequence[Contender], number: int) -> Iterator[Contender]:
     yield from contenders[:start]
 
 
-def _result(
-    case: Case,
-    contender: Contender,
-    rounds: Sequence[float],
-    medians: Mapping[str, float],
-    absence: Exception | None,
-) -> Result:
+def _result(case: Case, contender: Contender, record: _Record, medians: Mapping[str, float]) -> Result:
     median = medians.get(contender.name)
     base = medians.get(case.contenders[0].name)
-    missing = _package(absence)
+    missing = _package(record.absence)
+    left_out = f"not installed: {missing}" if missing else str(record.absence or "")
+    if record.failures and not record.numbers:
+        left_out = left_out or "failed"
     return Result(
         name=contender.name,
-        ours=contender.ours or bool(contender.goals),
-        rounds=rounds,
+        ours=contender.is_ours,
+        rounds=record.numbers,
+        failures=record.failures,
         median=median,
         ratio=median / base if median is not None and base else None,
         goals=[judge(goal, median, medians) for goal in contender.goals],
-        left_out=f"not installed: {missing}" if missing else str(absence or ""),
+        left_out=left_out,
         missing=missing,
     )
 

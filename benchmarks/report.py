@@ -47,6 +47,8 @@ def _rows(result: Result) -> Iterator[str]:
         return
     span = f"{number(min(result.rounds))} .. {number(max(result.rounds))}"
     first, *others = [verdict(goal) for goal in result.goals] or [""]
+    if result.failures:
+        first = f"failed in {result.failures} of {result.failures + len(result.rounds)} rounds"
     ratio = "" if result.ratio is None else f"{result.ratio:.2f}"
     yield _ROW.format(result.name, number(result.median), span, ratio, first)
     for other in others:

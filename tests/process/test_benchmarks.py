@@ -122,6 +122,7 @@ def test_every_contender_is_measured_or_left_out_for_a_reason(quick: Any) -> Non
     for case in quick["cases"]:
         for result in case["results"]:
             assert (result["median"] is None) == bool(result["left_out"])
+            assert not result["failures"]
 
 
 def test_children_send_only_answers_while_nobody_listens(quick: Any) -> None:
@@ -214,12 +215,35 @@ def test_our_own_faults_are_not_left_out(apart: bool) -> None:
         run(Case("case", "title", "ms", [Contender("ours", broken)], apart=apart), Scale())
 
 
-def test_a_measurement_that_fails_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("failing", [(2,), (1, 2)])
+def test_a_peer_that_fails_costs_only_its_round(
+    failing: tuple[int, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def flaky(_scale: Scale) -> float:
+        with (tmp_path / "rounds").open("a+") as file:
+            file.write("x")
+        if (tmp_path / "rounds").stat().st_size in failing:
+            raise ValueError("not this time")
+        return 1.0
+
+    case = Case("case", "title", "ms", [contender("ours", 2.0, NoMoreThan("peer")), Contender("peer", flaky)])
+    results = run(case, Scale(rounds=2))
+    ours, peer = results
+    numbers = [1.0] * (2 - len(failing))
+    assert (ours.rounds, ours.failures) == ([2.0, 2.0], 0)
+    assert (peer.rounds, peer.failures) == (numbers, len(failing))
+    assert ours.goals == [Verdict("<= peer", *((1.0, False) if numbers else (None, None)))]
+    last = report.table(case, results).splitlines()[-1]
+    assert last.endswith("failed in 1 of 2 rounds" if numbers else "failed")
+    assert "not this time" in capfd.readouterr().err
+
+
+def test_a_measurement_of_ours_that_fails_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
     def fails(_scale: Scale) -> float:
         raise ValueError("that was wrong")
 
     with pytest.raises(RuntimeError, match="exit code 1"):
-        run(Case("case", "title", "ms", [Contender("ours", fails)]), Scale())
+        run(Case("case", "title", "ms", [Contender("ours", fails, ours=True)]), Scale())
     assert "that was wrong" in capfd.readouterr().err
 
 
