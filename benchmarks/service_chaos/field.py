@@ -78,15 +78,16 @@ class Field:
             until(lambda: any(n.number == number for n in self.notes.last(2000)), "the job after the fault")
         return time.monotonic() - began
 
-    def first_after(self, instant: float) -> float:
-        """Seconds from an instant until a job began."""
+    def first_after(self, instant: float, numbers: Collection[int]) -> float | None:
+        """Seconds from an instant until a job began; None if all of these had ended, so that none could."""
+        wanted = set(numbers)
 
         def begun() -> list[float]:
             return [n.at for n in self.notes.last(500) if n.kind == BEGUN and n.at > instant]
 
         with contextlib.suppress(TimeoutError):
-            until(begun, "the first job after the fault")
-            return min(begun()) - instant
+            until(lambda: begun() or wanted <= self.notes.ended(), "the first job after the fault")
+            return min(began) - instant if (began := begun()) else None
         return PATIENCE
 
     def finish(self, shop: Shop, outcome: Outcome, numbers: Collection[int], dead: int = 0) -> None:

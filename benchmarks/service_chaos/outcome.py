@@ -36,6 +36,11 @@ class Outcome:
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
+    def note_back(self, seconds: float | None) -> None:
+        """Until the first job after a fault; None if none was left for it."""
+        if seconds is not None:
+            self.back.append(seconds)
+
     @property
     def problems(self) -> list[str]:
         """What must not be; nothing if all is well."""

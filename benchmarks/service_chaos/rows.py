@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import psutil
 
@@ -104,7 +104,7 @@ def consumer_killed(field: Field, jobs: int, kills: int) -> Outcome:
         for kill in range(kills):
             field.wait_for_progress(2 * jobs * kill // (kills + 1) + 1)
             _kill_consumer(shop)
-            outcome.back.append(field.first_after(time.monotonic()))
+            outcome.note_back(field.first_after(time.monotonic(), numbers))
         outcome.faults, outcome.most_again = kills, _most_again(kills, AGAIN_OF_ALL)
         field.finish(shop, outcome, numbers)
     return outcome
@@ -142,7 +142,7 @@ def _restarted(fault: str, field: Field, jobs: int, times: int, end: Callable[[S
             time.sleep(field.chance.uniform(0, 0.1))
             end(shop)
             shop.start()
-            outcome.back.append(_first_job(field, shop))
+            outcome.note_back(_first_job(field, shop, numbers))
         outcome.faults, outcome.most_again = times, _most_again(times, AGAIN_OF_ALL)
         field.finish(shop, outcome, numbers)
     return outcome
@@ -162,12 +162,12 @@ def ended_anywhere(field: Field, jobs: int, times: int, signum: int) -> Outcome:
     return outcome
 
 
-def _first_job(field: Field, shop: Shop) -> float:
-    """Seconds from when there is a consumer again."""
+def _first_job(field: Field, shop: Shop, numbers: Collection[int]) -> float | None:
+    """Seconds from when there is a consumer again; None if no job was left for it."""
     if not field.notes.count:
-        return 0.0
+        return None
     until(shop.consumers, "a consumer")
-    return field.first_after(time.monotonic())
+    return field.first_after(time.monotonic(), numbers)
 
 
 def broker_killed(field: Field, server: Server, times: int) -> Outcome:
