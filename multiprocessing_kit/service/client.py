@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from multiprocessing_kit.errors import DuplicateJobError, JobError, ServiceError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Backlog, Job
+from multiprocessing_kit.service.job import HIGHEST_PRIORITY, LATEST, LONGEST_DELAY, Backlog, Job
 from multiprocessing_kit.service.payloads import Payloads
 
 if TYPE_CHECKING:
@@ -60,14 +60,22 @@ class Client:
         service: The service's name.
         encoding: Of the arguments: "json", "msgpack", or "pickle", which needs the secret.
         secret: The service's.
+        topics: All that there are; None if that is not known here: then jobs of a misspelt one wait for ever.
 
     Raises:
         ServiceConfigError: One of them makes no sense.
     """
 
     def __init__(
-        self, broker: str, service: str = "default", *, encoding: str = "json", secret: str = ""
+        self,
+        broker: str,
+        service: str = "default",
+        *,
+        encoding: str = "json",
+        secret: str = "",
+        topics: Collection[str] | None = None,
     ) -> None:
+        self._topics = topics
         self._payloads = Payloads(encoding, secret)
         self._broker: Broker = open_broker(broker, service)
 
@@ -95,13 +103,15 @@ class Client:
             Its id.
 
         Raises:
+            ServiceError: There is no such topic, or one of the others makes no sense.
             DuplicateJobError: A job of this id waits, runs, or is a dead letter.
             PayloadError: The argument cannot be written in this encoding.
             BrokerUnavailableError: The broker cannot be reached; whether the job was added is not known.
         """
-        due = _checked(topic, priority, delay, at)
-        if id is not None and (not id or len(id) > 200):
-            raise ServiceError(f"id {id!r:.100} is not 1 to 200 characters")
+        self._check(topic, priority)
+        due = _due(delay, at)
+        if id is not None and not (isinstance(id, str) and 0 < len(id) <= 200 and id.isprintable()):
+            raise ServiceError(f"id {id!r:.100} is not a text of 1 to 200 characters that can be printed")
         job_id = secrets.token_hex(_ID_BYTES) if id is None else id
         payload = self._payloads.encode(argument)
         if not self._broker.push([Job(job_id, topic, payload, priority, due, is_unique=id is not None)])[0]:
@@ -118,7 +128,8 @@ class Client:
         priority: int = 0,
     ) -> list[JobId]:
         """Add a job for each argument, in one go; see `push`."""
-        due = _checked(topic, priority, delay, at)
+        self._check(topic, priority)
+        due = _due(delay, at)
         payloads = [self._payloads.encode(argument) for argument in arguments]  # all, before one is sent
         call = secrets.token_hex(_ID_BYTES)  # once: for each it would cost as much as the rest
         ids = [f"{call}{number:06x}" for number in range(len(payloads))]
@@ -135,7 +146,8 @@ class Client:
             left = _LONGEST_LOOK if until is None else until - time.monotonic()
             if left <= 0:
                 raise TimeoutError(
-                    f"job {job_id} has no result after {timeout:g} s; does its topic keep results?"
+                    f"job {job_id} has no result after {timeout:g} s: it waits, runs or is to be retried; "
+                    "or its topic keeps no results"
                 )
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_LOOK)
@@ -148,8 +160,10 @@ class Client:
         """How many jobs a topic has.
 
         Raises:
+            ServiceError: There is no such topic.
             BrokerUnavailableError: The broker cannot be reached.
         """
+        self._check(topic)
         return self._broker.backlog(topic)
 
     def close(self) -> None:
@@ -164,16 +178,30 @@ class Client:
     ) -> None:
         self.close()
 
+    def _check(self, topic: str, priority: int = 0) -> None:
+        if not topic or not isinstance(topic, str) or not topic.isprintable():
+            raise ServiceError(f"topic {topic!r:.100} is no name")
+        if self._topics is not None and topic not in self._topics:
+            raise ServiceError(f"there is no topic {topic!r:.100}; there are {', '.join(self._topics)}")
+        if not isinstance(priority, int) or not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+            raise ServiceError(
+                f"priority {priority!r} is no whole number from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
+            )
+
     def _id(self, job_id: str) -> JobId:
         made = JobId(job_id)
         made._client = self
         return made
 
 
-def _checked(topic: str, priority: int, delay: float, at: float | None) -> float:
-    """When a job of these is due, or raise."""
-    if not topic or not isinstance(topic, str):
-        raise ServiceError(f"topic {topic!r} is no name")
-    if not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
-        raise ServiceError(f"priority {priority} is not from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}")
-    return at if at is not None else time.time() + delay if delay > 0 else 0.0
+def _due(delay: float, at: float | None) -> float:
+    """When a job is due, or raise."""
+    if at is not None:
+        if not isinstance(at, (int, float)) or not 0 <= at <= LATEST:
+            raise ServiceError(f"at {at!r} is no instant in seconds since 1970, as time.time() gives them")
+        if delay:
+            raise ServiceError("delay and at are two ways of saying the same: one of them must go")
+        return at
+    if not isinstance(delay, (int, float)) or not delay <= LONGEST_DELAY:
+        raise ServiceError(f"delay {delay!r} is no number of seconds up to {LONGEST_DELAY:.0f}")
+    return time.time() + delay if delay > 0 else 0.0

@@ -14,10 +14,27 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as _text
 from typing import Any
 
-__all__ = ["HIGHEST_PRIORITY", "Backlog", "DeadJob", "Delivery", "Event", "Job", "Outcome", "Settlement"]
+__all__ = [
+    "HIGHEST_PRIORITY",
+    "LATEST",
+    "LONGEST_DELAY",
+    "Backlog",
+    "DeadJob",
+    "Delivery",
+    "Event",
+    "Job",
+    "Outcome",
+    "Settlement",
+]
 
 HIGHEST_PRIORITY = 100
 """Priorities go from minus this to this."""
+
+LONGEST_DELAY = 10 * 366 * 86400.0
+"""Seconds."""
+
+LATEST = 1e11
+"""By `time.time()`; a number above it is likely meant as milliseconds."""
 
 _head = json.JSONDecoder().decode
 

@@ -58,8 +58,13 @@ class Service:
     def client(self) -> Client:
         """To push jobs with."""
         config = self.config
-        secret = config.payloads().secret
-        return Client(config.broker_url, config.name, encoding=config.encoding, secret=secret)
+        return Client(
+            config.broker_url,
+            config.name,
+            encoding=config.encoding,
+            secret=config.payloads().secret,
+            topics=[topic.name for topic in config.topics],
+        )
 
     def pause(self, topics: list[str]) -> frozenset[str]:
         """Take no more jobs of these topics, of all if there are none; returns those that are paused now."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from multiprocessing_kit import PayloadError, ServiceConfigError
+from multiprocessing_kit import PayloadError, ServiceConfigError, ServiceError
 from multiprocessing_kit.service.client import Client, JobId
 from multiprocessing_kit.service.job import Job
 from multiprocessing_kit.service.payloads import Payloads
@@ -119,3 +122,58 @@ def test_an_id_of_a_job_travels_as_a_text(tmp_path: Path, copied: Callable[[JobI
         found = copied(job_id)
         assert type(found) is str
         assert found == job_id
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"topic": "mial"}, "there is no topic 'mial'; there are mail, sms"),
+    ({"topic": ""}, "topic '' is no name"),
+    ({"topic": "a\nb"}, r"topic 'a\\nb' is no name"),
+    ({"priority": 101}, "priority 101 is no whole number from -100 to 100"),
+    ({"priority": 1.5}, "priority 1.5 is no whole number"),
+    ({"priority": "high"}, "priority 'high' is no whole number"),
+    ({"delay": math.nan}, "delay nan is no number of seconds up to"),
+    ({"delay": math.inf}, "delay inf is no number"),
+    ({"delay": "60"}, "delay '60' is no number"),
+    ({"at": "tomorrow"}, "at 'tomorrow' is no instant in seconds since 1970"),
+    ({"at": math.nan}, "at nan is no instant"),
+    ({"at": time.time() * 1000}, "at .* is no instant in seconds"),
+    ({"at": 1.0, "delay": 1.0}, "delay and at are two ways of saying the same"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "told"), WRONG)
+def test_what_cannot_be_pushed(tmp_path: Path, wrong: dict[str, Any], told: str) -> None:
+    call = {"topic": "mail", **wrong}
+    with Client(f"sqlite:///{tmp_path}/jobs.db", topics=["mail", "sms"]) as client:
+        with pytest.raises(ServiceError, match=told):
+            client.push(**call)
+        with pytest.raises(ServiceError, match=told):
+            client.push_many(arguments=[1, 2], **call)
+        backlog = client.backlog("mail")
+        assert (backlog.ready, backlog.delayed) == (0, 0)
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 201, "two\nlines", 7])
+def test_ids_that_are_none(tmp_path: Path, wrong: Any) -> None:
+    with (
+        Client(f"sqlite:///{tmp_path}/jobs.db") as client,
+        pytest.raises(ServiceError, match="is not a text of 1 to 200 characters that can be printed"),
+    ):
+        client.push("mail", id=wrong)
+
+
+def test_the_backlog_of_no_topic(tmp_path: Path) -> None:
+    with (
+        Client(f"sqlite:///{tmp_path}/jobs.db", topics=["mail"]) as client,
+        pytest.raises(ServiceError, match="there is no topic 'mial'; there are mail"),
+    ):
+        client.backlog("mial")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:1/jobs", "rediss://:password@127.0.0.1:1/0x", "redis://:12/password@h"]
+)
+def test_a_redis_database_is_a_number(url: str) -> None:
+    with pytest.raises(ServiceConfigError, match="the database is a number") as raised:
+        Client(url)
+    assert "password" not in str(raised.value)

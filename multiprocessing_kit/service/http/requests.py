@@ -21,15 +21,13 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from multiprocessing_kit.errors import ServiceError
-from multiprocessing_kit.service.job import HIGHEST_PRIORITY, Job
+from multiprocessing_kit.service.job import HIGHEST_PRIORITY, LATEST, LONGEST_DELAY, Job
 from multiprocessing_kit.service.payloads import Payloads
 
 __all__ = ["MOST_JOBS", "JobRequest", "WrongRequestError", "jobs_of"]
 
 MOST_JOBS = 10_000
 """In one request."""
-
-_LONGEST_DELAY = 10 * 366 * 86400.0
 
 
 class WrongRequestError(ServiceError, ValueError):
@@ -51,9 +49,9 @@ class JobRequest(BaseModel):
 
     argument: Any = Field(None, description="What the worker gets.")
     delay: float = Field(
-        0.0, ge=0, le=_LONGEST_DELAY, allow_inf_nan=False, description="Seconds before which it does not run."
+        0.0, ge=0, le=LONGEST_DELAY, allow_inf_nan=False, description="Seconds before which it does not run."
     )
-    at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | AwareDatetime | None = Field(
+    at: Annotated[float, Field(ge=0, le=LATEST, allow_inf_nan=False)] | AwareDatetime | None = Field(
         None,
         description="In place of delay: the instant before which it does not run, as seconds since 1970, "
         "or as text with a time zone, such as 2030-01-31T08:00:00+01:00.",

@@ -58,9 +58,14 @@ class RedisServerAt:
                 f"broker {url.partition(':')[0]}://… is no URL of a Redis server, such as redis://host:6379/0"
             )
             raise ServiceConfigError(text, key="broker") from None
+        parts = urlsplit(url)
+        # redis-py takes it as 0. It is not told: it may be the end of a password with a slash in it.
+        if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
+            text = f"broker {parts.scheme}://…: the database is a number, as in {parts.scheme}://host:6379/0"
+            raise ServiceConfigError(text, key="broker")
         self._kind = pool.connection_class
         self._options = dict(pool.connection_kwargs)
-        if urlsplit(url).scheme != "unix":
+        if parts.scheme != "unix":
             self._options.setdefault("socket_keepalive", True)
             if sys.platform == "linux":
                 seconds = {getattr(socket, name): value for name, value in _KEEPALIVE.items()}
