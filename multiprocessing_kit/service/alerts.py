@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from multiprocessing_kit.errors import ServiceConfigError
@@ -27,7 +28,7 @@ from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.supervise.child import ForkedChild
 from multiprocessing_kit.supervise.fork import fork_child
 
-__all__ = ["Alerts", "send"]
+__all__ = ["Alerts", "send", "wrong_url"]
 
 _SENDING_SECONDS = 30.0
 _EVERY_SECONDS = 600.0
@@ -138,15 +139,31 @@ def send(alerts: AlertsConfig, service: str, kind: str, topic: str, text: str) -
     return status
 
 
+def wrong_url(url: str) -> str:
+    """What is wrong with it, without what may be secret in it; "" if apprise takes it. Nothing is sent."""
+    try:
+        with _apprise() as (to, _):
+            takes = to.add(url)
+    except ModuleNotFoundError as error:
+        return f"alerts need {error.name}: pip install 'multiprocessing_kit[service]'"
+    return "" if takes else f"apprise takes no such URL ({_scheme(url)}); one is json://host/path"
+
+
 def _sent(url: str, title: str, body: str) -> str:
     """Send it; returns why it was not, "" if it was."""
+    with _apprise() as (to, said):
+        is_sent = to.add(url) and to.notify(title=title, body=body)
+    return "" if is_sent else "; ".join(said) or "it was refused"
+
+
+@contextlib.contextmanager
+def _apprise() -> Iterator[tuple[Any, list[str]]]:
+    """One that has no URLs yet, and what apprise logs meanwhile."""
     with warnings.catch_warnings(), _overheard("apprise") as said:
         warnings.simplefilter("ignore")  # of apprise and its libraries, which their users cannot mend
         import apprise  # noqa: PLC0415  # slow to import, and seldom needed
 
-        to = apprise.Apprise()
-        is_sent = to.add(url) and to.notify(title=title, body=body)
-    return "" if is_sent else "; ".join(said) or "it was refused"
+        yield apprise.Apprise(), said
 
 
 def _in_child(alerts: AlertsConfig, service: str, kind: str, topic: str, text: str) -> int:

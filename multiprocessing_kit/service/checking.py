@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -9,10 +10,13 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 from multiprocessing_kit.errors import KitError, ManagerConfigError, ServiceConfigError, describe_exit
+from multiprocessing_kit.manager.safe_files import open_directory
+from multiprocessing_kit.service.alerts import wrong_url
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.config import ServiceConfig
+from multiprocessing_kit.service.config import LOGS, ServiceConfig
 from multiprocessing_kit.service.config_fields import from_environment
 from multiprocessing_kit.service.config_file import ConfigFile, Problem
 from multiprocessing_kit.service.service import Service
@@ -21,7 +25,7 @@ from multiprocessing_kit.service.topic_config import TopicConfig
 from multiprocessing_kit.service.work import loaded, topic_worker
 from multiprocessing_kit.supervise.fork import fork_child
 
-__all__ = ["checked", "option_problem", "wrong_around", "wrong_imports"]
+__all__ = ["checked", "option_problem", "wrong_around", "wrong_imports", "wrong_imports_in_a_child"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
@@ -35,13 +39,15 @@ def checked(path: str | os.PathLike[str]) -> ServiceConfig:
         ServiceConfigError: It could not; with a line for each reason.
     """
     file = ConfigFile(path)
-    if problems := [*wrong_around(file.config), *_in_a_child(file.config)]:
+    config = file.config
+    problems = [*wrong_around(config), *_wrong_token(config), *_wrong_alerts(config)]
+    if problems := [*problems, *wrong_imports_in_a_child(config)]:
         raise file.error(problems)
-    return file.config
+    return config
 
 
 def wrong_around(config: ServiceConfig) -> list[Problem]:
-    """What is missing in the environment and the libraries; nothing is connected to, nothing imported."""
+    """What a service misses in the environment and the libraries; nothing is connected to or imported."""
     return list(_around(config))
 
 
@@ -51,18 +57,18 @@ def wrong_imports(config: ServiceConfig) -> list[Problem]:
 
 
 def option_problem(error: ManagerConfigError) -> Problem:
-    """What a manager says of one of its options, which have the names of the service's keys."""
-    return Problem((error.option,), str(error).partition(": ")[2])
+    """What a manager says of one of its options, by the service's key for it."""
+    key = "log" if error.option == "logger" else error.option
+    return Problem((key,), str(error).partition(": ")[2])
 
 
 def _around(config: ServiceConfig) -> Iterator[Problem]:
     tries: list[tuple[Key, Callable[[], object]]] = [
-        (("broker",), lambda: open_broker(config.broker_url, config.name).close()),
+        (("broker",), lambda: _broker(config)),
         (("secret",), config.payloads),
+        (("log",), lambda: _log(config.log)),
         (("name",), lambda: Service(config)),
     ]
-    if config.http is not None:
-        tries.append((("http", "token"), partial(from_environment, config.http.token, "http.token")))
     for number, url in enumerate(config.alerts.urls if config.alerts is not None else ()):
         tries.append((("alerts", "urls", number), partial(from_environment, url, f"alerts.urls.{number}")))
     for where, call in tries:
@@ -76,7 +82,46 @@ def _around(config: ServiceConfig) -> Iterator[Problem]:
             yield Problem(where, str(error))
 
 
-def _in_a_child(config: ServiceConfig) -> list[Problem]:
+def _wrong_token(config: ServiceConfig) -> Iterator[Problem]:
+    """The door is another process than the service, which runs without its token."""
+    try:
+        if config.http is not None:
+            from_environment(config.http.token, "http.token")
+    except ServiceConfigError as error:
+        yield Problem(("http", "token"), str(error).removeprefix(f"{error.key}: "))
+
+
+def _broker(config: ServiceConfig) -> None:
+    open_broker(config.broker_url, config.name).close()
+    if config.broker_url.startswith("sqlite:"):
+        from multiprocessing_kit.service.brokers.sqlite.database import Database  # noqa: PLC0415  # as there
+
+        if why := Database(config.broker_url).unwritable():
+            raise ServiceConfigError(why, key="broker")
+
+
+def _log(log: str | None) -> None:
+    """See that the file can be made or written, which it is not yet."""
+    if log is None or log in LOGS:
+        return
+    path = Path(os.path.abspath(log))
+    os.close(open_directory(path.parent, "log"))
+    place = path if os.path.exists(path) else path.parent
+    if not os.access(place, os.W_OK):
+        raise ServiceConfigError(f"cannot write {place}", key="log")
+
+
+def _wrong_alerts(config: ServiceConfig) -> Iterator[Problem]:
+    """A service runs without them, and logs what they would have told."""
+    for number, url in enumerate(config.alerts.urls if config.alerts is not None else ()):
+        with contextlib.suppress(ServiceConfigError):  # it is not in the environment, which is told elsewhere
+            what = wrong_url(from_environment(url, ""))
+            if what:
+                yield Problem(("alerts", "urls", number), what)
+
+
+def wrong_imports_in_a_child(config: ServiceConfig) -> list[Problem]:
+    """As `wrong_imports`, in a process of its own: its end is told too, and nothing is imported here."""
     with tempfile.TemporaryFile("w+") as file:
 
         def run(_liveness: int) -> int:

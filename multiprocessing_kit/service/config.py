@@ -22,10 +22,10 @@ from multiprocessing_kit.service.config_fields import (
 from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.topic_config import PoolConfig, TopicConfig, WorkersConfig
 
-__all__ = ["AlertsConfig", "HttpConfig", "ServiceConfig", "known_keys"]
+__all__ = ["LOGS", "AlertsConfig", "HttpConfig", "ServiceConfig", "known_keys"]
 
 _SCHEMES = ("sqlite", "redis", "rediss", "unix", "amqp", "amqps")
-_LOGS = ("stderr", "syslog", "journal")
+LOGS = ("stderr", "syslog", "journal")
 _SHORTEST_TOKEN = 8
 
 
@@ -138,7 +138,7 @@ class ServiceConfig(Model):
     @field_validator("log", "runtime_dir")
     @classmethod
     def _absolute(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None or (info.field_name == "log" and value in _LOGS):
+        if value is None or (info.field_name == "log" and value in LOGS):
             return value
         if not value:
             raise ValueError("'' is no path")

@@ -6,6 +6,7 @@ import base64
 import fnmatch
 import functools
 import importlib
+import inspect
 import logging
 import os
 import pickle
@@ -28,7 +29,7 @@ from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.topic_config import TopicConfig
 from multiprocessing_kit.supervise.memory import resident_memory
 from multiprocessing_kit.supervise.respawn import RECYCLED
-from multiprocessing_kit.worker import Worker, as_worker
+from multiprocessing_kit.worker import FunctionWorker, Worker, as_worker
 
 __all__ = ["live", "loaded", "topic_worker"]
 
@@ -36,6 +37,8 @@ _FAILED = 1
 _JITTER = 0.1
 _PUBLISH_SECONDS = 0.01
 """Answers wait this long at most, so that a worker that is killed has not more than that to do again."""
+
+_EXPECTED = "a worker is a Worker subclass, an instance of one, or a function of one argument"
 
 _log = logging.getLogger("multiprocessing_kit.service")
 
@@ -88,16 +91,35 @@ def topic_worker(topic: TopicConfig) -> Worker:
     """The worker that runs the jobs of a topic, with the topic's retries unless it has its own.
 
     Raises:
-        ImportError, AttributeError, TypeError: There is none, or it is neither a Worker nor callable.
+        ImportError, AttributeError, TypeError: There is none, or it cannot be called with a job's argument.
     """
-    if topic.worker is None:
-        worker: Worker = _CallWorker(topic)
-    else:
-        found = loaded(topic.worker)
-        worker = as_worker(found() if isinstance(found, type) and issubclass(found, Worker) else found)
+    worker = _CallWorker(topic) if topic.worker is None else _worker_of(loaded(topic.worker))
     worker.name = worker.name or topic.name
     if worker.retry is None:
         worker.retry = topic.retry.strategy()
+    return worker
+
+
+def _worker_of(found: Any) -> Worker:
+    if isinstance(found, type):
+        if not issubclass(found, Worker):
+            what = f"{found.__name__} is a class, but none of Worker's subclasses"
+            raise TypeError(f"{what}; {_EXPECTED}")
+        found = found()
+    worker = as_worker(found)
+    is_function = isinstance(worker, FunctionWorker)
+    if not is_function and getattr(worker.process, "__func__", None) is Worker.process:
+        raise TypeError(f"{type(worker).__name__} has no process(argument) of its own, which does a job")
+    called = worker.function if isinstance(worker, FunctionWorker) else worker.process
+    try:
+        signature = inspect.signature(called)
+    except (ValueError, TypeError):
+        return worker  # not every built-in one tells
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        name = worker.name if is_function else f"{type(worker).__name__}.process"
+        raise TypeError(f"{name}{signature} is called with one argument, the job's: {error}") from error
     return worker
 
 

@@ -62,6 +62,9 @@ ODD = """
     class Odd(Worker):
         def setup(self):
             raise RuntimeError("no set-up")
+
+        def process(self, argument):
+            pass
 """
 
 

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from multiprocessing_kit.cli import main
 from multiprocessing_kit.errors import DuplicateJobError
+from multiprocessing_kit.service.checking import wrong_around
 from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.service import Service
@@ -89,6 +90,39 @@ UNFIT = [
         r"9: alerts.urls.1: 'env:SHOP_NO': there",
     ),
     ("lease = 'x'", OK, "", r"4: lease: 'x' is not a number"),
+    (
+        "",
+        "worker = 'jobs:X'",
+        "class X: pass",
+        r"7: .*'jobs:X': TypeError: X is a class, but none of Worker's",
+    ),
+    ("", "worker = 'jobs:X'", "class X(Worker): pass", r"7: .*: X has no process\(argument\) of its own"),
+    (
+        "",
+        "worker = 'jobs:X'",
+        "class X(Worker):\n    def process(self): pass",
+        r"7: .*: X.process\(\) is called with one argument, the job's: too many positional arguments$",
+    ),
+    (
+        "",
+        "worker = 'jobs:x'",
+        "def x(): pass",
+        r"7: .*: x\(\) is called with one argument, the job's: too many",
+    ),
+    (
+        "",
+        "worker = 'jobs:x'",
+        "def x(a, b): pass",
+        r"7: .*: x\(a, b\) is .*: missing a required argument: 'b'$",
+    ),
+    ("log = 'nodir/x.log'", OK, "", r"4: log: cannot open /.*/nodir: No such file or directory$"),
+    (
+        "",
+        f"{OK}\n[alerts]\nurls = ['json://x', 'foo://secret']",
+        "",
+        r"9: alerts.urls.1: apprise takes no such URL \(foo\); one is json://host/path$",
+    ),
+    ("", f"{OK}\n[alerts]\nurls = ['secret']", "", r"9: alerts.urls.0: .* no such URL \(no URL\); one is"),
 ]
 
 
@@ -103,6 +137,49 @@ def test_what_does_not_fit_is_told_with_its_line(
         assert done.exit_code == 78
         (line,) = done.stdout.splitlines()
         assert re.search(told, line)
+
+
+def test_a_file_that_nobody_can_write(tmp_path: Path) -> None:
+    with Shop(tmp_path, broker="sqlite:///nodir/x.db") as shop:
+        told = in_this_process(shop, "check").stdout.replace(f"{tmp_path}/", "")
+        assert told == "service.toml:2: broker: cannot open nodir/x.db: there is no directory nodir\n"
+        assert in_this_process(shop, "start").exit_code == 78
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_files_of_others_cannot_be_written(tmp_path: Path) -> None:
+    with Shop(tmp_path, settings="log = '/usr/x.log'", broker="sqlite:////usr/x.db") as shop:
+        config = load_config(shop.toml)
+        own = config.model_copy(update={"broker": f"sqlite:///{tmp_path}/x.db"})
+
+        def look() -> None:
+            os.setuid(65534)
+            told = dict(wrong_around(config))
+            assert told["log",] == "cannot write /usr"
+            assert told["broker",].startswith("cannot write /usr; run this as its owner, or let a group")
+            assert (
+                "x.db: this user may not look into its directory; run" in dict(wrong_around(own))["broker",]
+            )
+
+        assert in_child(look) == 0
+
+
+@pytest.mark.parametrize(
+    "worker", ["builtins:print", "builtins:min", "jobs:Own", "jobs:own", "jobs:Own.more", "jobs:some"]
+)
+def test_what_can_be_called_with_one_argument_is_fine(tmp_path: Path, worker: str) -> None:
+    jobs = """
+        import functools
+        class Own(Worker):
+            def process(self, argument, more=None): pass
+            @staticmethod
+            def more(*arguments): pass
+        own = Own()
+        some = functools.partial(max, 5)
+    """
+    with Shop(tmp_path, f"[[topics]]\nname = 'x'\nworker = '{worker}'", jobs) as shop:
+        done = in_this_process(shop, "check")
+        assert (done.exit_code, done.stdout.splitlines()[0]) == (0, f"{shop.toml}: fine")
 
 
 def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:

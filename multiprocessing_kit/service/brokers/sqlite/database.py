@@ -20,6 +20,10 @@ READY, DELAYED, HELD, DEAD = range(4)
 _VERSION = 1
 _LOCKED_SECONDS = 5.0
 
+_REMEDY = "run this as its owner, or let a group of both write the file and its directory"
+_NOT_OURS = ("unable to open database file", "attempt to write a readonly database")
+"""What SQLite says where this user may not write."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -67,6 +71,16 @@ class Database:
         self.watch: FileWatch | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
+
+    def unwritable(self) -> str:
+        """Why this user cannot write the file, in words; "" if it seems to be fine. Nothing is opened."""
+        if missing := self._missing():
+            return missing
+        # Beside the file SQLite makes others, also where the file is there already.
+        for path in (self.path.parent, self.path):
+            if os.path.exists(path) and not os.access(path, os.W_OK):
+                return f"cannot write {path}; {_REMEDY}"
+        return ""
 
     @contextlib.contextmanager
     def transaction(self, what: str) -> Iterator[sqlite3.Connection]:
@@ -117,7 +131,8 @@ class Database:
         except sqlite3.DatabaseError as error:
             self.disconnect()
             if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
-                text = f"cannot {what} in {self.path}: {error}"
+                cure = f"; {_REMEDY}" if str(error) in _NOT_OURS else ""
+                text = f"cannot {what} in {self.path}: {error}{cure}"
                 raise BrokerUnavailableError(text, broker=self.url) from error
             text = f"cannot {what} in {self.path}: {error}; is it a file of a service, and whole?"
             raise BrokerError(text, broker=self.url) from error
@@ -126,9 +141,8 @@ class Database:
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
         # A connection that was open before a fork is its parent's: it is left alone, not closed.
-        if not self.path.parent.is_dir():
-            text = f"cannot open {self.path}: there is no directory {self.path.parent}"
-            raise BrokerUnavailableError(text, broker=self.url)
+        if missing := self._missing():
+            raise BrokerUnavailableError(missing, broker=self.url)
         db = sqlite3.connect(
             self.path,
             timeout=_LOCKED_SECONDS,
@@ -150,6 +164,16 @@ class Database:
             raise
         self._connection, self._pid = db, os.getpid()
         return db
+
+    def _missing(self) -> str:
+        directory = self.path.parent
+        try:
+            directory.stat()
+        except PermissionError:
+            return f"cannot open {self.path}: this user may not look into its directory; {_REMEDY}"
+        except OSError:
+            return f"cannot open {self.path}: there is no directory {directory}"
+        return ""
 
     def _create(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")  # of several that come first, one finds it empty
