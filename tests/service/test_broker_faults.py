@@ -414,6 +414,9 @@ def test_passwords_are_not_told(redis: RedisServer, operator: redis_py.Redis, op
             wrong.push([job()])
         assert not isinstance(raised.value, BrokerUnavailableError)
         assert "secret" not in f"{raised.value} {raised.value.broker}"
+        with pytest.raises(BrokerError, match="does not let us in") as raised:
+            opened(redis.url).push([job()])  # with none
+        assert not isinstance(raised.value, BrokerUnavailableError)
     finally:
         operator.auth("right-secret")
         operator.config_set("requirepass", "")

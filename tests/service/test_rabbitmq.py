@@ -6,6 +6,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -409,22 +411,38 @@ def test_who_is_refused_is_told_without_the_password(
     assert not isinstance(caught.value, BrokerUnavailableError)
     assert "secret-word" not in str(caught.value) + caught.value.broker
     assert f"{account.partition(':')[0]}:***@" in str(caught.value)
+    assert "does not let us in: ACCESS_REFUSED" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "told"),
     [
-        "amqp://me:secret-word@localhost:port/",
-        "amqp://me:secret-word@localhost/?consumer_timeout=soon",
-        "amqp://me:secret-word@localhost/?consumer_timeout=-1",
-        "amqp://me:secret-word@localhost/?consumer_timeout=nan",
-        "amqp://me:secret-word@localhost/?no_such_option=1",
+        ("amqp://me:secret-word@localhost:port/", "Port could not be cast"),
+        ("amqp://me:secret-word@localhost/?consumer_timeout=soon", "could not convert string to float"),
+        ("amqp://me:secret-word@localhost/?consumer_timeout=-1", "is not a number of seconds"),
+        ("amqp://me:secret-word@localhost/?consumer_timeout=nan", "is not a number of seconds"),
+        ("amqp://me:secret-word@localhost/?no_such_option=1", "'no_such_option'"),
+        ("amqp://me@localhost/?no_such_option=1", "a user needs a password"),
     ],
 )
-def test_wrong_urls(url: str) -> None:
-    with pytest.raises(ServiceConfigError, match=r"amqp://me:\*\*\*@") as caught:
+def test_wrong_urls(url: str, told: str) -> None:
+    with pytest.raises(ServiceConfigError, match=rf"amqp://me(:\*\*\*)?@.*{told}") as caught:
         RabbitBroker(url, "any")
     assert "secret-word" not in str(caught.value)
+
+
+def test_pika_logs_only_where_somebody_wants_it() -> None:
+    code = (
+        "import logging\n"
+        "from multiprocessing_kit.service.brokers.rabbitmq.broker import RabbitBroker\n"
+        "RabbitBroker('amqp://host/', 'any')\n"
+        "print(logging.getLogger('pika.adapters').getEffectiveLevel())\n"
+        "logging.getLogger('pika').setLevel(logging.INFO)\n"
+        "RabbitBroker('amqp://host/', 'any')\n"
+        "print(logging.getLogger('pika.adapters').getEffectiveLevel())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["50", "20"]
 
 
 def test_nobody_there() -> None:

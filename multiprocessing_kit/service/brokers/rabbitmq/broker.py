@@ -18,6 +18,7 @@ What differs from the other brokers, as the server cannot do it:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import ssl
 import time
@@ -65,6 +66,7 @@ class RabbitBroker(Broker):
 
     def __init__(self, url: str, service: str) -> None:
         super().__init__(service)
+        _silence_pika()
         self._shown = _without_password(url)
         self._parameters, self._patience = _parsed(url, self._shown)
         self._names = Names(service)
@@ -310,10 +312,12 @@ class RabbitBroker(Broker):
             raise (BrokerUnavailableError if passes else BrokerError)(text, broker=self._shown) from error
         except (AuthenticationError, ProbableAuthenticationError, ConnectionClosedByBroker) as error:
             self._disconnect()
-            is_refusal = getattr(error, "reply_code", _REFUSED) == _REFUSED
-            kind = BrokerError if is_refusal else BrokerUnavailableError
+            if getattr(error, "reply_code", _REFUSED) == _REFUSED:
+                why = _said(error).removeprefix("ConnectionClosedByBroker: (403) ").strip("'")
+                text = f"{self._shown} does not let us in: {why}"
+                raise BrokerError(text, broker=self._shown) from error
             text = f"cannot {what} on {self._shown}: {_said(error)}"
-            raise kind(text, broker=self._shown) from error
+            raise BrokerUnavailableError(text, broker=self._shown) from error
         except ssl.SSLCertVerificationError as error:
             self._disconnect()
             raise BrokerError(f"cannot {what} on {self._shown}: {error}", broker=self._shown) from error
@@ -324,6 +328,13 @@ class RabbitBroker(Broker):
         except BaseException:  # interrupted anywhere: what is on the way is not known
             self._disconnect()
             raise
+
+
+def _silence_pika() -> None:
+    """Its lines at each try tell nothing that we do not raise; who has set its level wants them."""
+    logger = logging.getLogger("pika")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
 
 
 def _said(error: BaseException) -> str:
@@ -347,6 +358,8 @@ def _parsed(url: str, shown: str) -> tuple[pika.connection.Parameters, float]:
         seconds = float(patience)
         if not 0 < seconds < float("inf"):
             raise ValueError("consumer_timeout is not a number of seconds")
+        if parts.username is not None and parts.password is None:
+            raise ValueError("a user needs a password, which may be empty (USER:@HOST)")
         return pika.URLParameters(urlunsplit(parts._replace(query=urlencode(options)))), seconds
     except Exception as error:  # whatever its option makes of it
         what = f"broker {shown!r} is not amqp://USER:PASSWORD@HOST:PORT/VHOST?OPTIONS: {error}"

@@ -93,6 +93,8 @@ class RedisServerAt:
 
     def _refused(self, what: str, error: exceptions.ResponseError) -> BrokerError:
         code = _CODE.search(str(error))
+        if code and code[1] == "NOAUTH":
+            return BrokerError(f"{self.shown} does not let us in: {error}", broker=self.shown)
         if code and code[1] == "OOM":
             cure = "let jobs be done or purge topics, or give it more (maxmemory)"
             text = f"cannot {what} at {self.shown}: its memory is full; {cure}"
