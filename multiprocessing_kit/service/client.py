@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+import os
 import secrets
+import threading
 import time
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from multiprocessing_kit.errors import DuplicateJobError, JobError, ServiceError
+from multiprocessing_kit.errors import BrokerUnavailableError, DuplicateJobError, JobError, ServiceError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
 from multiprocessing_kit.service.job import HIGHEST_PRIORITY, LATEST, LONGEST_DELAY, Backlog, Job
@@ -44,6 +48,7 @@ class JobId(str):
         Raises:
             JobError: The job failed for good; it says why.
             TimeoutError: There is no result yet; or the topic keeps none.
+            BrokerUnavailableError: The broker could not be reached when the time was over.
         """
         return self._client.wait(self, timeout)
 
@@ -53,7 +58,7 @@ class JobId(str):
 
 
 class Client:
-    """Pushes jobs to the topics of a service. For one thread at a time.
+    """Pushes jobs to the topics of a service. Threads that share one take turns; forked children may use it.
 
     Args:
         broker: The URL in the service's configuration.
@@ -78,6 +83,8 @@ class Client:
         self._topics = topics
         self._payloads = Payloads(encoding, secret)
         self._broker: Broker = open_broker(broker, service)
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def push(
         self,
@@ -97,7 +104,8 @@ class Client:
             delay: Seconds before which it does not run.
             at: Or the instant, by `time.time()`.
             priority: From -100 to 100; higher first.
-            id: A name of the caller's own, refused while a job has it that is not done.
+            id: A name of the caller's own, refused while a job of the service, of whatever topic, has it that
+                is not done.
 
         Returns:
             Its id.
@@ -108,14 +116,17 @@ class Client:
             PayloadError: The argument cannot be written in this encoding.
             BrokerUnavailableError: The broker cannot be reached; whether the job was added is not known.
         """
-        self._check(topic, priority)
-        due = _due(delay, at)
+        self._check(topic)
+        rank, due = _rank(priority), _due(delay, at)
         if id is not None and not (isinstance(id, str) and 0 < len(id) <= 200 and id.isprintable()):
             raise ServiceError(f"id {id!r:.100} is not a text of 1 to 200 characters that can be printed")
         job_id = secrets.token_hex(_ID_BYTES) if id is None else id
         payload = self._payloads.encode(argument)
-        if not self._broker.push([Job(job_id, topic, payload, priority, due, is_unique=id is not None)])[0]:
-            raise DuplicateJobError(f"topic {topic!r} has a job {job_id!r} that is not done", job_id=job_id)
+        job = Job(job_id, topic, payload, rank, due, is_unique=id is not None)
+        with self._turn:
+            (added,) = self._broker.push([job])
+        if not added:
+            raise DuplicateJobError(f"this service has a job {job_id!r} that is not done", job_id=job_id)
         return self._id(job_id)
 
     def push_many(
@@ -128,23 +139,34 @@ class Client:
         priority: int = 0,
     ) -> list[JobId]:
         """Add a job for each argument, in one go; see `push`."""
-        self._check(topic, priority)
-        due = _due(delay, at)
+        self._check(topic)
+        rank, due = _rank(priority), _due(delay, at)
         payloads = [self._payloads.encode(argument) for argument in arguments]  # all, before one is sent
         call = secrets.token_hex(_ID_BYTES)  # once: for each it would cost as much as the rest
         ids = [f"{call}{number:06x}" for number in range(len(payloads))]
-        self._broker.push(
-            Job(job_id, topic, payload, priority, due) for job_id, payload in zip(ids, payloads, strict=True)
-        )
+        with self._turn:
+            self._broker.push(
+                Job(job_id, topic, payload, rank, due) for job_id, payload in zip(ids, payloads, strict=True)
+            )
         return [self._id(job_id) for job_id in ids]
 
     def wait(self, job_id: str, timeout: float | None = None) -> Any:
         """Wait for a job's end; see `JobId.wait`."""
         until = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_LOOK
-        while (result := self._broker.result(job_id)) is None:
+        while True:
+            away = None
+            try:
+                with self._turn:
+                    result = self._broker.result(job_id)
+                if result is not None:
+                    break
+            except BrokerUnavailableError as error:
+                away = error
             left = _LONGEST_LOOK if until is None else until - time.monotonic()
             if left <= 0:
+                if away is not None:
+                    raise away
                 raise TimeoutError(
                     f"job {job_id} has no result after {timeout:g} s: it waits, runs or is to be retried; "
                     "or its topic keeps no results"
@@ -164,11 +186,13 @@ class Client:
             BrokerUnavailableError: The broker cannot be reached.
         """
         self._check(topic)
-        return self._broker.backlog(topic)
+        with self._turn:
+            return self._broker.backlog(topic)
 
     def close(self) -> None:
         """Close the connection."""
-        self._broker.close()
+        with self._turn:
+            self._broker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -178,15 +202,17 @@ class Client:
     ) -> None:
         self.close()
 
-    def _check(self, topic: str, priority: int = 0) -> None:
+    @property
+    def _turn(self) -> threading.Lock:
+        if self._pid != os.getpid():  # another thread may have been inside when this process was forked
+            self._pid, self._lock = os.getpid(), threading.Lock()
+        return self._lock
+
+    def _check(self, topic: str) -> None:
         if not topic or not isinstance(topic, str) or not topic.isprintable():
             raise ServiceError(f"topic {topic!r:.100} is no name")
         if self._topics is not None and topic not in self._topics:
             raise ServiceError(f"there is no topic {topic!r:.100}; there are {', '.join(self._topics)}")
-        if not isinstance(priority, int) or not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
-            raise ServiceError(
-                f"priority {priority!r} is no whole number from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
-            )
 
     def _id(self, job_id: str) -> JobId:
         made = JobId(job_id)
@@ -194,14 +220,22 @@ class Client:
         return made
 
 
+def _rank(priority: int) -> int:
+    if not isinstance(priority, numbers.Integral) or not -HIGHEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise ServiceError(
+            f"priority {priority!r} is no whole number from {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"
+        )
+    return int(priority)
+
+
 def _due(delay: float, at: float | None) -> float:
-    """When a job is due, or raise."""
+    """When a job is due."""
     if at is not None:
-        if not isinstance(at, (int, float)) or not 0 <= at <= LATEST:
+        if not isinstance(at, numbers.Real) or not 0 <= at <= LATEST:
             raise ServiceError(f"at {at!r} is no instant in seconds since 1970, as time.time() gives them")
         if delay:
             raise ServiceError("delay and at are two ways of saying the same: one of them must go")
-        return at
-    if not isinstance(delay, (int, float)) or not delay <= LONGEST_DELAY:
+        return float(at)
+    if not isinstance(delay, numbers.Real) or not -math.inf < delay <= LONGEST_DELAY:
         raise ServiceError(f"delay {delay!r} is no number of seconds up to {LONGEST_DELAY:.0f}")
-    return time.time() + delay if delay > 0 else 0.0
+    return time.time() + float(delay) if delay > 0 else 0.0

@@ -9,6 +9,7 @@ is the caller's, encoded (see `payloads`); brokers and the service itself never 
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as _text
@@ -141,11 +142,14 @@ class Job:
         line, newline, payload = record.partition(b"\n")
         if not newline:
             raise ValueError(f"not a job's record: {record!r:.100}")
-        head = _head(line.decode())
         try:
+            head = _head(line.decode())
             if len(head) == 3:  # as most are
-                return cls(head["id"], head["topic"], payload, pushed=head["pushed"])
-            return cls(
+                job = cls(head["id"], head["topic"], payload, pushed=head["pushed"])
+                if not (type(job.id) is type(job.topic) is str and type(job.pushed) is float):
+                    raise TypeError("wrong types")
+                return job
+            job = cls(
                 head["id"],
                 head["topic"],
                 payload,
@@ -161,8 +165,22 @@ class Job:
                 head.get("unique", False),
                 head.get("hold", 0.0),
             )
-        except (KeyError, TypeError) as error:
+            job._check_types()
+        except (AttributeError, KeyError, RecursionError, TypeError) as error:
             raise ValueError(f"not a job's record: {line!r:.200}") from error
+        return job
+
+    def _check_types(self) -> None:
+        """What others write into a broker may be no number where one is needed."""
+        texts = (self.id, self.topic, self.changes)
+        whole = (self.priority, self.attempt, self.crashes)
+        times = (self.due, self.pushed, self.idle_for, self.first_run, self.hold)
+        if not (
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(number, int) for number in whole)
+            and all(isinstance(seconds, (int, float)) and math.isfinite(seconds) for seconds in times)
+        ):
+            raise TypeError("wrong types")
 
 
 @dataclass(eq=False)

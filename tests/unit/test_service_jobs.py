@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from multiprocessing_kit import PayloadError, ServiceConfigError, ServiceError
@@ -45,10 +46,30 @@ def test_history_keeps_the_first_and_the_latest() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [b"", b"{}", b"{}\n", b"[1]\n", b'{"id": 1}\n', b"no json\npayload", b'{"id": "a", "topic": "b"}\n'],
+    [
+        b"",
+        b"{}",
+        b"{}\n",
+        b"7\n",
+        b"[1]\n",
+        b"[1, 2, 3]\n",
+        b"\xff\n",
+        b"[" * 100_000 + b"\n",
+        b'{"id": 1}\n',
+        b"no json\npayload",
+        b'{"id": "a", "topic": "b"}\n',
+        b'{"id": 7, "topic": "b", "pushed": 1.0}\n',
+        b'{"id": "a", "topic": null, "pushed": 1.0}\n',
+        b'{"id": "a", "topic": "b", "pushed": "now"}\n',
+        b'{"id": "a", "topic": "b", "pushed": 1.0, "due": "soon"}\n',
+        b'{"id": "a", "topic": "b", "pushed": 1.0, "due": NaN}\n',
+        b'{"id": "a", "topic": "b", "pushed": 1.0, "priority": 1.5}\n',
+        b'{"id": "a", "topic": "b", "pushed": 1.0, "attempt": "2"}\n',
+        b'{"id": "a", "topic": "b", "pushed": 1.0, "history": [7]}\n',
+    ],
 )
 def test_what_is_no_record_is_told(record: bytes) -> None:
-    with pytest.raises(ValueError, match=r"job's record|Expecting"):
+    with pytest.raises(ValueError, match=r"job's record|Expecting|codec"):
         Job.decode(record)
 
 
@@ -131,6 +152,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"priority": 101}, "priority 101 is no whole number from -100 to 100"),
     ({"priority": 1.5}, "priority 1.5 is no whole number"),
     ({"priority": "high"}, "priority 'high' is no whole number"),
+    ({"topic": "caf\udce9"}, "is no name"),
     ({"delay": math.nan}, "delay nan is no number of seconds up to"),
     ({"delay": math.inf}, "delay inf is no number"),
     ({"delay": "60"}, "delay '60' is no number"),
@@ -153,13 +175,23 @@ def test_what_cannot_be_pushed(tmp_path: Path, wrong: dict[str, Any], told: str)
         assert (backlog.ready, backlog.delayed) == (0, 0)
 
 
-@pytest.mark.parametrize("wrong", ["", "x" * 201, "two\nlines", 7])
+@pytest.mark.parametrize("wrong", ["", "x" * 201, "two\nlines", "caf\udce9", 7, b"x"])
 def test_ids_that_are_none(tmp_path: Path, wrong: Any) -> None:
     with (
         Client(f"sqlite:///{tmp_path}/jobs.db") as client,
         pytest.raises(ServiceError, match="is not a text of 1 to 200 characters that can be printed"),
     ):
         client.push("mail", id=wrong)
+
+
+def test_times_and_priorities_of_numpy(tmp_path: Path) -> None:
+    with Client(f"sqlite:///{tmp_path}/jobs.db") as client:
+        three: Any = numpy.int64(3)
+        later: Any = numpy.int64(time.time()) + 60
+        client.push("mail", delay=numpy.float64(60), priority=three)
+        client.push("mail", at=later)
+        backlog = client.backlog("mail")
+        assert (backlog.ready, backlog.delayed) == (0, 2)
 
 
 def test_the_backlog_of_no_topic(tmp_path: Path) -> None:
