@@ -36,10 +36,14 @@ class Schedules:
         self._payloads: Payloads = config.payloads()
         self._all = [(topic.name, schedule) for topic in topics for schedule in topic.schedules]
         self._pushed: dict[int, float] = {}
+        self._looked = 0.0
 
     def push(self, broker: Broker) -> None:
         """See that the next job of each is in the broker."""
         now = time.time()
+        if now < self._looked:  # the clock was set back: what was next by it may be far away
+            self._pushed.clear()
+        self._looked = now
         for number, (topic, schedule) in enumerate(self._all):
             if self._pushed.get(number, 0.0) > now:
                 continue

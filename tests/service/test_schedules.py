@@ -141,6 +141,18 @@ def test_a_host_whose_clock_is_behind_pushes_no_second_one(tmp_path: Path, clock
         assert due_now(broker) == []
 
 
+def test_a_clock_that_is_set_back_does_not_stop_it(tmp_path: Path, clock: Clock) -> None:
+    config = made(tmp_path, EVERY)
+    with connected(config) as broker:
+        schedule = Schedules(config, config.topics)
+        clock.set("18:00:30")
+        schedule.push(broker)
+        clock.set("12:00:30")
+        schedule.push(broker)
+        clock.set("12:01:10")
+        assert due_now(broker) == [f"12:01 {EVERY}"]
+
+
 def test_after_a_stop_over_instants_it_runs_once(tmp_path: Path, clock: Clock) -> None:
     config = made(tmp_path, EVERY)
     with connected(config) as broker:
