@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -23,9 +24,11 @@ from benchmarks.servers import RedisServer, redis_server
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.brokers.redis.link import RedisLink
+from multiprocessing_kit.service.brokers.redis import scripts
+from multiprocessing_kit.service.brokers.redis.link import RedisLink, RedisServerAt
 from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
+from tests.gates import Gate
 from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, rings, take
 
 pytestmark = pytest.mark.timeout(180)
@@ -483,6 +486,53 @@ def _greet_and_reset(server: socket.socket) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+class Seconds(float):
+    """As numpy's: a number whose repr is none."""
+
+    def __repr__(self) -> str:
+        return f"Seconds({float(self)})"
+
+
+def test_times_are_numbers_of_any_kind(redis: RedisServer, opened: Open) -> None:
+    broker, consumer = opened(redis.url), opened(redis.url)
+    later = Seconds(time.time() + 3600.0)
+    assert broker.push([job(due=later, is_unique=True)]) == [True]
+    assert broker.push([job(due=later), job(due=later)]) == [True, True]
+    broker.push([job()])
+    consumer.join("first", [TOPIC], LEASE)
+    assert consumer.retry(take(consumer, 1)[0], Seconds(3600.0))
+    assert broker.backlog(TOPIC).delayed == 4
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (scripts.PUSH_ONE, "new record mail 0 soon -1"),
+        (scripts.PUSH_ONE, "new record mail 0 0.0 long"),
+        (scripts.PUSH, "2 mail 0 0.0 -1 1 new record mail 0 soon -1 1 other record"),
+        (scripts.PUSH, "1 mail 0 0.0 long 1 new record"),
+        (scripts.SETTLE, "first ack held mail {token} keep held long result"),
+        (scripts.SETTLE, "first dead held mail {token} record retry held mail {token} record 0 soon"),
+        (scripts.SETTLE, "first ack held mail {token} gone held mail {token}"),
+    ],
+    ids=["one, due", "one, hold", "many, due", "many, hold", "keep", "retry", "what"],
+)
+def test_a_script_that_fails_has_done_nothing(
+    redis: RedisServer, operator: redis_py.Redis, opened: Open, script: scripts.Script, words: str
+) -> None:
+    broker, consumer = opened(redis.url), opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    broker.push([job(id="held")])
+    (held,) = take(consumer, 1)
+    with closing(RedisServerAt(redis.url).connect()) as link:
+        key = f"mpkit:{{{broker.service}}}:".encode()
+        with pytest.raises(BrokerError, match="cannot try"):
+            link.run("try", script, key, *words.format(token=held.token.decode()).encode().split())
+    assert operator.hkeys(key + b"jobs") == [b"held"]
+    assert broker.result("held") is None
+    assert consumer.ack(held)
+
+
 def test_what_is_no_job_is_told(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
     broker, consumer = opened(redis.url), opened(redis.url)
     broker.push([job(id="hurt"), job(id="whole")])
@@ -575,6 +625,75 @@ def test_another_process_has_the_file(file: Path, opened: Open) -> None:
         other.execute("ROLLBACK")
     assert consumer.ack(held)
     assert broker.push([job()]) == [True]
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_no_push_is_lost_where_a_process_forks_with_an_open_file(
+    file: Path, service_name: str, how: str
+) -> None:
+    """Of both sides, whatever the parent and other processes do to the file meanwhile."""
+    url = f"sqlite:///{file}"
+    broker = open_broker(url, service_name)
+    broker.push([job(id="parent")])
+
+    def push_elsewhere() -> None:
+        with open_broker(url, service_name) as other:
+            other.push([job()])
+
+    with Gate() as first, Gate() as second, Gate() as third:
+
+        def push() -> None:
+            broker.push([job(id="child 1")])
+            first.open()
+            second.wait()
+            broker.push([job(id="child 2")])
+            third.open()
+            second.wait()
+            broker.push([job(id="child 3")])
+
+        child = fork(push)
+        first.wait()
+        if how == "close":
+            broker.close()
+        else:
+            del broker
+        assert in_child(push_elsewhere) == 0
+        second.open()
+        third.wait()
+        assert in_child(push_elsewhere) == 0
+        second.open()
+        assert exit_of(child) == 0
+    assert in_child(push_elsewhere) == 0
+    with open_broker(url, service_name) as broker:
+        assert broker.backlog(TOPIC).ready == 1 + 3 + 3
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_process_forks_while_its_threads_push(file: Path, service_name: str) -> None:
+    url = f"sqlite:///{file}"
+    brokers = [open_broker(url, service_name) for _ in range(2)]
+    over = threading.Event()
+    pushed: list[int] = []
+
+    def push_on(broker: Broker) -> None:
+        count = 0
+        while not over.is_set():
+            count += broker.push([job()])[0]
+        pushed.append(count)
+
+    threads = [threading.Thread(target=push_on, args=(broker,)) for broker in brokers]
+    for thread in threads:
+        thread.start()
+    try:
+        children = [in_child(lambda: [broker.push([job()]) for broker in brokers]) for _ in range(20)]
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert children == [0] * 20
+    assert brokers[0].backlog(TOPIC).ready == sum(pushed) + 20 * len(brokers)
+    for broker in brokers:
+        broker.close()
 
 
 def _overwritten(start: int, length: int) -> Callable[[Path], None]:

@@ -405,7 +405,7 @@ def _pushes(jobs: Iterable[Job]) -> Iterator[list[bytes]]:
 def _place(job: Job) -> list[bytes]:
     """Where a job is pushed, and how long its id is refused: what `PUSH` and `PUSH_ONE` say of it."""
     hold = round(job.hold * 1000) if job.is_unique else -1
-    return [job.topic.encode(), _rank(job.priority), b"%r" % job.due, b"%d" % hold]
+    return [job.topic.encode(), _rank(job.priority), b"%r" % float(job.due), b"%d" % hold]
 
 
 def _settled(settlement: Settlement) -> list[bytes]:
@@ -416,7 +416,7 @@ def _settled(settlement: Settlement) -> list[bytes]:
     if outcome == Outcome.DEAD:
         words.append(job.encode())
     elif outcome == Outcome.RETRY:
-        words += [job.encode(), _rank(job.priority), b"%r" % job.due]
+        words += [job.encode(), _rank(job.priority), b"%r" % float(job.due)]
     if settlement.result is not None and settlement.keep > 0 and outcome != Outcome.RELEASE:
         words += [b"keep", job.id.encode(), b"%d" % max(1, round(settlement.keep * 1000)), settlement.result]
     return words

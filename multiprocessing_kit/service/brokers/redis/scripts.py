@@ -39,6 +39,13 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 """
 
+# A script that fails half-way stays half done: what it is to compute with is looked at before it writes.
+_NUMBERS = """
+local function number(text)
+    return tonumber(text) or error(text .. ' is no number')
+end
+"""
+
 # `unpack` takes some thousands of arguments at most.
 _LISTS = """
 local function in_parts(command, key, arguments)
@@ -104,9 +111,15 @@ end
 # not unique), how many; and for each of these: id, record.
 # Returns a string of one 1 or 0 for each.
 _PUSH = """
-local number = redis.call('INCRBY', P .. 'number', ARGV[1]) - ARGV[1]
-local answer = {}
 local at = 2
+while at <= #ARGV do
+    for i = at + 1, at + 3 do number(ARGV[i]) end
+    at = at + 5 + 2 * number(ARGV[at + 4])
+end
+
+local last_number = redis.call('INCRBY', P .. 'number', ARGV[1]) - ARGV[1]
+local answer = {}
+at = 2
 while at <= #ARGV do
     local topic, rank, due = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
     local hold, last = tonumber(ARGV[at + 3]), at + 4 + 2 * ARGV[at + 4]
@@ -120,7 +133,7 @@ while at <= #ARGV do
             answer[#answer + 1] = '1'
             if hold > 0 then redis.call('SET', P .. 'id:' .. id, '', 'PX', hold) end
             taken[id] = true
-            local n, place = #jobs, rank + number + i
+            local n, place = #jobs, rank + last_number + i
             jobs[n + 1], jobs[n + 2] = id, ARGV[at + 4 + 2 * i]
             if due > now then
                 queued[n + 1], queued[n + 2] = due, id
@@ -131,7 +144,7 @@ while at <= #ARGV do
             end
         end
     end
-    number = number + #ids
+    last_number = last_number + #ids
     if #jobs > 0 then
         redis.call('HSET', P .. 'jobs', unpack(jobs))
         if due > now then
@@ -151,13 +164,13 @@ return table.concat(answer)
 # The same for a job that comes alone, in three quarters of the time.
 # ARGV: id, record, topic, rank, due, milliseconds of hold (-1: the id is not unique). Returns 1 or 0.
 _PUSH_ONE = """
-local id, due, hold = ARGV[1], tonumber(ARGV[5]), tonumber(ARGV[6])
+local id, rank, due, hold = ARGV[1], number(ARGV[4]), number(ARGV[5]), number(ARGV[6])
 if hold >= 0 and redis.call('EXISTS', P .. 'id:' .. id) == 1
     or redis.call('HSETNX', P .. 'jobs', id, ARGV[2]) == 0 then
     return 0
 end
 if hold > 0 then redis.call('SET', P .. 'id:' .. id, '', 'PX', hold) end
-queue(ARGV[3], id, ARGV[4] + redis.call('INCR', P .. 'number'), due)
+queue(ARGV[3], id, rank + redis.call('INCR', P .. 'number'), due)
 return 1
 """
 
@@ -231,10 +244,19 @@ return answer
 #   keep           milliseconds, result: of the job before, unless it was fenced off; without topic and token
 # Returns a string of one 1 or 0 for each job.
 _SETTLE = """
+local length = {ack = 4, release = 4, dead = 5, retry = 7, keep = 4}
+local at = 2
+while at <= #ARGV do
+    local what = ARGV[at]
+    if what == 'keep' then number(ARGV[at + 2]) end
+    if what == 'retry' then for i = at + 5, at + 6 do number(ARGV[i]) end end
+    at = at + length[what]
+end
+
 local consumer = ARGV[1]
 local answer = {}
-local at = 2
 local ours = false
+at = 2
 
 local function keep(id)
     if ours then redis.call('SET', P .. 'result:' .. id, ARGV[at + 3], 'PX', ARGV[at + 2]) end
@@ -415,10 +437,10 @@ class Script:
         self.sha = sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-PUSH = Script(_WAKE, _PUSH)
-PUSH_ONE = Script(_WAKE, _QUEUE, _PUSH_ONE)
+PUSH = Script(_NUMBERS, _WAKE, _PUSH)
+PUSH_ONE = Script(_NUMBERS, _WAKE, _QUEUE, _PUSH_ONE)
 RESERVE = Script(_LISTS, _RESERVE)
-SETTLE = Script(_WAKE, _QUEUE, _SETTLE)
+SETTLE = Script(_NUMBERS, _WAKE, _QUEUE, _SETTLE)
 EXTEND = Script(_LISTS, _WAKE, _RELEASE, _EXTEND)
 KEEP_ONLY = Script(_LISTS, _WAKE, _RELEASE, _KEEP_ONLY)
 LEAVE = Script(_LISTS, _WAKE, _RELEASE, _LEAVE)
