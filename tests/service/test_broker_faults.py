@@ -9,7 +9,6 @@ import signal
 import socket
 import sqlite3
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -28,7 +27,6 @@ from multiprocessing_kit.service.brokers.redis import scripts
 from multiprocessing_kit.service.brokers.redis.link import RedisLink, RedisServerAt
 from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
-from tests.gates import Gate
 from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, rings, take
 
 pytestmark = pytest.mark.timeout(180)
@@ -361,6 +359,18 @@ def test_an_idle_consumer_asks_for_little(redis: RedisServer, operator: redis_py
     assert consumer.idle() == 5.0
 
 
+def test_what_is_due_while_nothing_is_wanted_is_not_waited_for(redis: RedisServer, opened: Open) -> None:
+    """As while all topics are paused: it would be asked again and again."""
+    consumer = opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    consumer.push([job(due=time.time() + 0.5)])
+    assert consumer.reserve(1) == []
+    assert consumer.idle() < 1.0
+    assert consumer.reserve(1, []) == []
+    assert consumer.idle() == 5.0
+    assert len(take(consumer, 1)) == 1
+
+
 # ── Redis: what it refuses ────────────────────────────────────────────────────────────────────────────
 
 
@@ -625,75 +635,6 @@ def test_another_process_has_the_file(file: Path, opened: Open) -> None:
         other.execute("ROLLBACK")
     assert consumer.ack(held)
     assert broker.push([job()]) == [True]
-
-
-@pytest.mark.parametrize("how", ["close", "drop"])
-def test_no_push_is_lost_where_a_process_forks_with_an_open_file(
-    file: Path, service_name: str, how: str
-) -> None:
-    """Of both sides, whatever the parent and other processes do to the file meanwhile."""
-    url = f"sqlite:///{file}"
-    broker = open_broker(url, service_name)
-    broker.push([job(id="parent")])
-
-    def push_elsewhere() -> None:
-        with open_broker(url, service_name) as other:
-            other.push([job()])
-
-    with Gate() as first, Gate() as second, Gate() as third:
-
-        def push() -> None:
-            broker.push([job(id="child 1")])
-            first.open()
-            second.wait()
-            broker.push([job(id="child 2")])
-            third.open()
-            second.wait()
-            broker.push([job(id="child 3")])
-
-        child = fork(push)
-        first.wait()
-        if how == "close":
-            broker.close()
-        else:
-            del broker
-        assert in_child(push_elsewhere) == 0
-        second.open()
-        third.wait()
-        assert in_child(push_elsewhere) == 0
-        second.open()
-        assert exit_of(child) == 0
-    assert in_child(push_elsewhere) == 0
-    with open_broker(url, service_name) as broker:
-        assert broker.backlog(TOPIC).ready == 1 + 3 + 3
-
-
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_process_forks_while_its_threads_push(file: Path, service_name: str) -> None:
-    url = f"sqlite:///{file}"
-    brokers = [open_broker(url, service_name) for _ in range(2)]
-    over = threading.Event()
-    pushed: list[int] = []
-
-    def push_on(broker: Broker) -> None:
-        count = 0
-        while not over.is_set():
-            count += broker.push([job()])[0]
-        pushed.append(count)
-
-    threads = [threading.Thread(target=push_on, args=(broker,)) for broker in brokers]
-    for thread in threads:
-        thread.start()
-    try:
-        children = [in_child(lambda: [broker.push([job()]) for broker in brokers]) for _ in range(20)]
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    assert children == [0] * 20
-    assert brokers[0].backlog(TOPIC).ready == sum(pushed) + 20 * len(brokers)
-    for broker in brokers:
-        broker.close()
 
 
 def _overwritten(start: int, length: int) -> Callable[[Path], None]:

@@ -183,6 +183,7 @@ class RedisBroker(Broker):
         """See `Broker.reserve`."""
         names = [topic.encode() for topic in (self._topics if topics is None else topics)]
         if limit <= 0 or not names:
+            self._next_due = None
             return []
         with self._told() as link:
             self._hear()
