@@ -324,6 +324,7 @@ def _broker(file: str, topic: str) -> Iterator[tuple[ServiceConfig, Broker]]:
 
 
 def _known(config: ServiceConfig, topic: str) -> None:
+        there = {letter.job.id for letter in broker.dead_letters(topic, _MOST_LETTERS)} if wanted else set()
     if config.topic(topic) is None:
         known = ", ".join(known.name for known in config.topics)
         raise click.UsageError(f"there is no topic {topic!r}; there are {known}")

@@ -529,6 +529,7 @@ def test_the_cycle_of_a_dead_letter(tmp_path: Path) -> None:
 
 # ── pools ─────────────────────────────────────────────────────────────────────────────────────────
 
+        assert done.stderr == "Error: topic 'fail' has no dead letter other\n"
 
 def test_a_flooded_topic_of_a_pool_does_not_starve_another(tmp_path: Path) -> None:
     topics = """

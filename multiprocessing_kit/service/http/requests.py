@@ -149,6 +149,8 @@ def _told(error: ErrorDetails) -> str:
         return f"there is no such field; there are {known}; what the worker gets is the argument"
     if error["type"] == "model_type":
         return "it is neither an object nor an array of objects"
+    if error["type"] == "too_short":
+        return "there is no job in the array"
     return error["msg"].removeprefix("Value error, ")
 
 
