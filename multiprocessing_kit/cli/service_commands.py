@@ -283,8 +283,9 @@ def _each_letter(file: str, topic: str, wanted: list[str] | None, done: str, met
     with _broker(file, topic) as (_, broker):
         count = getattr(broker, method)(topic, wanted)
     click.echo(f"{done}: {count:,}")
-    if wanted is not None and count < len(wanted):
-        raise ServiceError(f"topic {topic!r} has no dead letters of the other {len(wanted) - count} ids")
+    missing = set(wanted or ()) - there
+    if missing and count < len(wanted or ()):
+        raise ServiceError(f"topic {topic!r} has no dead letter {', '.join(sorted(missing))}")
 
 
 def _show(letter: DeadJob, config: ServiceConfig) -> None:
