@@ -281,6 +281,7 @@ def dead_purge(file: str, topic: str, ids: Sequence[str], everything: bool) -> N
 
 def _each_letter(file: str, topic: str, wanted: list[str] | None, done: str, method: str) -> None:
     with _broker(file, topic) as (_, broker):
+        there = {letter.job.id for letter in broker.dead_letters(topic, _MOST_LETTERS)} if wanted else set()
         count = getattr(broker, method)(topic, wanted)
     click.echo(f"{done}: {count:,}")
     missing = set(wanted or ()) - there
@@ -325,7 +326,6 @@ def _broker(file: str, topic: str) -> Iterator[tuple[ServiceConfig, Broker]]:
 
 
 def _known(config: ServiceConfig, topic: str) -> None:
-        there = {letter.job.id for letter in broker.dead_letters(topic, _MOST_LETTERS)} if wanted else set()
     if config.topic(topic) is None:
         known = ", ".join(known.name for known in config.topics)
         raise click.UsageError(f"there is no topic {topic!r}; there are {known}")
