@@ -171,15 +171,18 @@ class Crew:
     # ── acting ────────────────────────────────────────────────────────────────────────────────────
 
     def scale(self, workers: int, patience: float) -> None:
-        """Have so many workers; those that are too many end after their job, or after `patience`."""
+        """Have so many workers. The idle go first; others end after their job, or after `patience`."""
         self.wanted = workers
-        for pin in range(workers):
-            place = self._supervisor.places.get(pin)
-            if place is None:
-                self._supervisor.start(pin)
-            elif place.state is State.STOPPING:
+        going = {pin for pin, place in self._supervisor.places.items() if place.then is Then.REMOVE}
+        staying = set(self._supervisor.places) - going
+        missing = max(0, workers - len(staying))
+        for pin in [seat.pin for seat in self._seats if seat.pin not in staying][:missing]:
+            if pin in going:
                 self._supervisor.stop(pin, patience, Then.REPLACE)
-        for pin in [pin for pin in self._supervisor.places if pin >= workers]:
+            else:
+                self._supervisor.start(pin)
+        too_many = max(0, len(staying) - workers)
+        for pin in sorted(staying, key=lambda pin: (len(self._seats[pin].jobs), -pin))[:too_many]:
             self._supervisor.stop(pin, patience, Then.REMOVE)
 
     def stop(self, patience: float) -> None:

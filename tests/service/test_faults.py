@@ -141,6 +141,22 @@ def test_workers_grow_with_the_backlog_and_shrink_when_idle(field: Field) -> Non
 
 
 @sqlite
+def test_who_goes_when_there_is_less_to_do_is_idle(field: Field) -> None:
+    topic = {"workers": {"min": 1, "max": 2}, "backlog": {"per_worker": 1}}
+    with field.shop(topic=topic, scale_seconds=0.1, stop_timeout=0.2) as shop:
+        with shop.client() as client:
+            for number, seconds in enumerate((1.0, 4.0)):  # the first worker gets the first
+                client.push("work", {"number": number, "seconds": seconds})
+        until(lambda: len(shop.workers()) == 2 and field.notes.count == 2, "two jobs that have begun")
+        until(lambda: len(shop.workers()) == 1, "one worker again")
+        assert field.notes.ended() == {0}, "the other job was under way all the time"
+        outcome = Outcome("less to do")
+        field.finish(shop, outcome, range(2))
+    check(outcome)
+    assert outcome.again == 0
+
+
+@sqlite
 def test_a_flooded_topic_does_not_starve_another(field: Field) -> None:
     other = {"name": "other", "worker": "benchmarks.service_chaos.jobs:work"}
     with field.shop(topic={"workers": 2}, topics=[other]) as shop:
