@@ -543,6 +543,29 @@ def test_a_script_that_fails_has_done_nothing(
     assert consumer.ack(held)
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_result_is_not_that_of_an_earlier_job_of_this_id(
+    redis: RedisServer, opened: Open, others: int
+) -> None:
+    broker, consumer = opened(redis.url), opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    for result, outcome in [(b"first", Outcome.ACK), (b"second", Outcome.DEAD), (b"third", Outcome.ACK)]:
+        if result == b"third":
+            assert broker.dead_retry(TOPIC, None) == 1 + others
+        else:
+            jobs = [job(id="mine", is_unique=True), *(job() for _ in range(others))]
+            assert broker.push(jobs) == [True] * (1 + others)
+        assert broker.result("mine") is None
+        taken = take(consumer, 1 + others)
+        assert consumer.settle([Settlement(delivery, outcome, result, 60.0) for delivery in taken]) == []
+        assert broker.result("mine") == result
+
+    broker.push([job(id="held", is_unique=True)])
+    consumer.settle([Settlement(take(consumer, 1)[0], Outcome.DEAD, b"it failed", 60.0)])
+    assert broker.push([job(id="held", is_unique=True)]) == [False]
+    assert broker.result("held") == b"it failed", "a push that is refused changes nothing"
+
+
 def test_what_is_no_job_is_told(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
     broker, consumer = opened(redis.url), opened(redis.url)
     broker.push([job(id="hurt"), job(id="whole")])

@@ -132,6 +132,7 @@ while at <= #ARGV do
         else
             answer[#answer + 1] = '1'
             if hold > 0 then redis.call('SET', P .. 'id:' .. id, '', 'PX', hold) end
+            if hold >= 0 then redis.call('DEL', P .. 'result:' .. id) end
             taken[id] = true
             local n, place = #jobs, rank + last_number + i
             jobs[n + 1], jobs[n + 2] = id, ARGV[at + 4 + 2 * i]
@@ -170,6 +171,7 @@ if hold >= 0 and redis.call('EXISTS', P .. 'id:' .. id) == 1
     return 0
 end
 if hold > 0 then redis.call('SET', P .. 'id:' .. id, '', 'PX', hold) end
+if hold >= 0 then redis.call('DEL', P .. 'result:' .. id) end
 queue(ARGV[3], id, rank + redis.call('INCR', P .. 'number'), due)
 return 1
 """
@@ -400,6 +402,7 @@ local topic, count = ARGV[1], 0
 for i = 2, #ARGV, 3 do
     if redis.call('ZREM', P .. 'dead:' .. topic, ARGV[i]) == 1 then
         redis.call('HSET', P .. 'jobs', ARGV[i], ARGV[i + 2])
+        redis.call('DEL', P .. 'result:' .. ARGV[i])
         queue(topic, ARGV[i], ARGV[i + 1] + redis.call('INCR', P .. 'number'), 0)
         count = count + 1
     end
