@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multiprocessing_kit.cli.options import as_json, config_file, detach
+from multiprocessing_kit.errors import ServiceConfigError
 
 if TYPE_CHECKING:
     from multiprocessing_kit.service.http.server import HttpService
@@ -45,7 +46,7 @@ def _loaded(file: str) -> Iterator[HttpService]:
     try:
         # Slow to import, and not all that have this command have what it needs.
         from multiprocessing_kit.cli.service_commands import exit_codes  # noqa: PLC0415
-        from multiprocessing_kit.service.config_file import load_config  # noqa: PLC0415
+        from multiprocessing_kit.service.config_file import ConfigFile, Problem  # noqa: PLC0415
         from multiprocessing_kit.service.http.server import HttpService  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "multiprocessing_kit":
@@ -53,7 +54,12 @@ def _loaded(file: str) -> Iterator[HttpService]:
         text = f"HTTP needs {error.name}: pip install 'multiprocessing_kit[service]'"
         raise click.ClickException(text) from error
     with exit_codes():
-        yield HttpService(load_config(file))
+        found = ConfigFile(file)
+        try:
+            yield HttpService(found.config)
+        except ServiceConfigError as error:
+            key = tuple(filter(None, error.key.split(".")))
+            raise found.error([Problem(key, str(error).removeprefix(f"{error.key}: "))]) from error
 
 
 @_command("Start it, in the foreground unless --detach is given.", detach)
@@ -82,4 +88,5 @@ def _status(service: HttpService, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"address": service.address, **status.as_dict()}, indent=2))
     else:
-        click.echo(f"{service.address}\n{status.table()}")
+        table = status.table(without=("STATE", "CALLS"))  # it is always at its only one
+        click.echo(f"{service.address}\n{table}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +101,8 @@ class Status:
         """Fit for JSON."""
         return dataclasses.asdict(self)
 
-    def table(self) -> str:
-        """For people."""
+    def table(self, without: Collection[str] = ()) -> str:
+        """For people; `without` columns that tell nothing of these workers."""
         head = (
             f"{self.name}: {self.state}, pid {self.pid}, up {_span(self.uptime)}, "
             f"{self.memory / 1e6:.0f} MB, {len(self.workers)} workers, {self.starts} started"
@@ -121,8 +122,10 @@ class Status:
                     worker.reason or worker.last_exit or "-",
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+        columns = [column for column in zip(*rows, strict=True) if column[0] not in without]
+        widths = [max(map(len, column)) for column in columns]
+        kept = zip(*columns, strict=True)
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in kept]
         problem = [f"not restarted: {self.problem}"] if self.problem else []
         return "\n".join([head, *problem, *(line.rstrip() for line in lines)])
 

@@ -51,7 +51,7 @@ def token_of(http: HttpConfig) -> str:
     """
     token = from_environment(http.token, "http.token")
     if len(token) < _LEAST_TOKEN:
-        raise ServiceConfigError(f"http.token has less than {_LEAST_TOKEN} characters", key="http.token")
+        raise ServiceConfigError(f"http.token: it has less than {_LEAST_TOKEN} characters", key="http.token")
     return token
 
 

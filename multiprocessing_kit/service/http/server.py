@@ -50,13 +50,13 @@ class HttpService:
         manager: Who starts, stops and restarts it.
 
     Raises:
-        ServiceConfigError: There is no [http], or no token in the environment.
+        ServiceConfigError: There is no [http].
     """
 
     def __init__(self, config: ServiceConfig) -> None:
         if config.http is None:
-            raise ServiceConfigError("there is no [http] in the configuration", key="http")
-        token_of(config.http)
+            what = "there is no [http] in the configuration; the only key that it must have is token"
+            raise ServiceConfigError(what)
         self._config = config
         self._http: HttpConfig = config.http
         self.manager = manager_for(
@@ -70,11 +70,12 @@ class HttpService:
         )
 
     def check(self) -> None:
-        """Try the address, so that who starts it hears at once what is wrong with it.
+        """Try token and address, so that who starts it hears at once what is wrong with them.
 
         Raises:
-            ServiceConfigError: It cannot be listened at.
+            ServiceConfigError: There is no token in the environment, or the address cannot be listened at.
         """
+        token_of(self._http)
         if is_restarting():  # this very service listens there
             return
         with contextlib.suppress(NotRunningError):
