@@ -13,8 +13,10 @@ from typing import Any, NoReturn
 
 import click
 
+from multiprocessing_kit.cli.running import of_service, own_service
 from multiprocessing_kit.errors import (
     AlreadyRunningError,
+    BrokerError,
     KitError,
     ManagerConfigError,
     NotRunningError,
@@ -26,10 +28,17 @@ from multiprocessing_kit.manager.handover import is_handed_over, is_restarting
 from multiprocessing_kit.manager.unit import EXIT_ALREADY_RUNNING, EXIT_CONFIG, systemd_unit
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
-from multiprocessing_kit.service.checking import checked, option_problem, wrong_around, wrong_imports
+from multiprocessing_kit.service.checking import (
+    checked,
+    option_problem,
+    wrong_around,
+    wrong_imports,
+    wrong_imports_in_a_child,
+)
 from multiprocessing_kit.service.config import ServiceConfig
 from multiprocessing_kit.service.config_file import ConfigFile, load_config
 from multiprocessing_kit.service.job import DeadJob
+from multiprocessing_kit.service.paths import Paths, Start
 from multiprocessing_kit.service.service import Service
 from multiprocessing_kit.service.status import ServiceStatus, StatusReader
 
@@ -110,36 +119,58 @@ def start(file: str, detach: bool) -> None:
     """Run it here, or in the background."""
     found = ConfigFile(file)
     problems = wrong_around(found.config)
-    if is_restarting() and not is_handed_over(found.config.name):
+    if not is_restarting():
+        problems += wrong_imports_in_a_child(found.config)
+    elif not is_handed_over(found.config.name):
         # A trial for a restart: workers that cannot start must not replace those that work.
         problems += wrong_imports(found.config)
     if problems:
         raise found.error(problems)
-    service = Service(found.config)
-    if detach:
-        click.echo(service.manager.start())
-    else:
-        sys.exit(service.manager.run())
+    with of_service(found):
+        noted = Start(os.path.abspath(file), Paths(found.config).log(background=detach))
+        manager = Service(found.config, noted).manager
+        if not detach:
+            sys.exit(manager.run())
+        text = manager.start().replace("workers are ready", "consumers are at work")
+    click.echo(f"{text}; log: {noted.log}")
+    _tell_if_away(found.config)
+
+
+def _tell_if_away(config: ServiceConfig) -> None:
+    if config.user is not None:
+        return  # an SQLite file that is made here might belong to another user than the service's
+    try:
+        with open_broker(config.broker_url, config.name) as broker:
+            broker.backlog(config.topics[0].name)
+    except BrokerError as error:
+        click.echo(f"the broker cannot be reached: {error}; the service tries on", err=True)
 
 
 def stop(file: str) -> None:
     """Drain."""
-    _service(file).manager.stop()
+    with own_service(file) as service:
+        service.manager.stop()
 
 
 def exit(file: str) -> None:
     """At once."""
-    _service(file).manager.exit()
+    with own_service(file) as service:
+        service.manager.exit()
 
 
 def restart(file: str) -> None:
     """Smoothly."""
-    _service(file).manager.restart()
+    with own_service(file) as service:
+        service.manager.restart()
 
 
 def reload(file: str) -> None:
-    """Smoothly, with what the master has."""
-    _service(file).manager.reload()
+    """Smoothly, with what the master has; workers that cannot start must not replace those that work."""
+    with own_service(file) as service:
+        service.manager.status()  # one that does not run is told first
+        if problems := wrong_imports_in_a_child(service.config):
+            raise ConfigFile(file).error(problems)
+        service.manager.reload()
 
 
 def pause(file: str, topics: Sequence[str]) -> None:
@@ -155,17 +186,19 @@ def resume(file: str, topics: Sequence[str]) -> None:
 def _change_paused(
     file: str, topics: Sequence[str], change: Callable[[Service, list[str]], frozenset[str]]
 ) -> None:
-    service = _service(file)
-    for topic in topics:
-        _known(service.config, topic)
-    paused = change(service, list(topics))
+    with own_service(file) as service:
+        for topic in topics:
+            _known(service.config, topic)
+        paused = change(service, list(topics))
     click.echo(f"paused: {', '.join(sorted(paused)) or 'none'}")
 
 
 def status(file: str, as_json: bool, watch: bool) -> None:
     """Once, or again and again."""
-    service = _service(file)
-    with contextlib.closing(StatusReader(service.config, service.manager)) as reader:
+    with (
+        own_service(file) as service,
+        contextlib.closing(StatusReader(service.config, service.manager)) as reader,
+    ):
         if watch:
             with contextlib.suppress(KeyboardInterrupt):
                 _watch(reader, as_json)
@@ -177,8 +210,10 @@ def status(file: str, as_json: bool, watch: bool) -> None:
 
 def _watch(reader: StatusReader, as_json: bool) -> NoReturn:
     while True:
-        found = reader.read()
+        found, found_at = reader.read(), time.time()
         click.clear()  # on a terminal
+        if not as_json:
+            click.echo(f"── {_time(found_at)}")
         _print_status(found, as_json)
         sys.stdout.flush()
         time.sleep(_WATCH_SECONDS)
@@ -195,7 +230,15 @@ def systemd(file: str) -> None:
     before = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
     program = [os.path.abspath(word) if os.path.isfile(word) else word for word in before]
     command = [sys.executable, *program, "service", "start", "-c", os.path.abspath(file)]
-    unit = systemd_unit(service.manager.settings, command, service.config.directory, keeps_runtime=True)
+    config = service.config
+    values = [config.broker, config.secret, *(config.alerts.urls if config.alerts is not None else ())]
+    unit = systemd_unit(
+        service.manager.settings,
+        command,
+        config.directory,
+        keeps_runtime=True,
+        variables=list(dict.fromkeys(value[4:] for value in values if value.startswith("env:"))),
+    )
     click.echo(unit, nl=False)
 
 

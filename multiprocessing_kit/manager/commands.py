@@ -51,6 +51,7 @@ class Commands:
     def _stop_or_exit(self) -> None:
         """A second signal means that somebody is out of patience."""
         if self._master.is_stopping:
+            _log.warning("a second signal: it ends at once, and what runs is cut off")
             self._master.exit()
         else:
             self._master.stop()

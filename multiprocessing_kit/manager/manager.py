@@ -263,7 +263,9 @@ class Manager:
     ) -> Answer:
         if is_restarting():  # it would wait for itself, or stop what is to go on
             raise NotRunningError(f"manager {self.name!r} cannot be asked: this process restarts a manager")
-        return request(self._path("sock"), wanted, name=self.name, timeout=timeout, until_end=until_end)
+        path = self._path("sock")
+        check_address(path)
+        return request(path, wanted, name=self.name, timeout=timeout, until_end=until_end)
 
     def _path(self, kind: str) -> Path:
         settings = self._settings or self._checked

@@ -21,7 +21,12 @@ _PLAIN = re.compile(r"[\w@%$+=:,./-]+")
 
 
 def systemd_unit(
-    settings: Settings, command: Sequence[str], directory: str, *, keeps_runtime: bool = False
+    settings: Settings,
+    command: Sequence[str],
+    directory: str,
+    *,
+    keeps_runtime: bool = False,
+    variables: Sequence[str] = (),
 ) -> str:
     """The unit.
 
@@ -30,6 +35,7 @@ def systemd_unit(
         command: What runs it in the foreground; the first is an absolute path.
         directory: Where to run it.
         keeps_runtime: Whether what is in the runtime directory outlives the end of it.
+        variables: Of the environment, that must come from somewhere: systemd passes on none of them.
     """
     user = getpass.getuser() if settings.user is None else settings.user
     group = [] if settings.group is None else [f"Group={settings.group}"]
@@ -45,6 +51,7 @@ def systemd_unit(
             f"User={user}",
             *group,
             f"WorkingDirectory={directory.replace('%', '%%')}",
+            *([f"# EnvironmentFile=/etc/{settings.name}.env  ({', '.join(variables)})"] if variables else []),
             f"ExecStart={' '.join(map(_quoted, command))}",
             "ExecReload=/bin/kill -HUP $MAINPID",
             *_runtime(settings, directory, keeps_runtime),

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pwd
 import secrets
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from multiprocessing_kit.manager.safe_files import runtime_directory
 from multiprocessing_kit.service.config import ServiceConfig
 
-__all__ = ["Paths"]
+__all__ = ["Paths", "Start"]
+
+
+class Start(NamedTuple):
+    """Of a service, as far as it is known.
+
+    Attributes:
+        file: Absolute path of its configuration; "" if it is not known.
+        log: Where its log goes: a path, "stderr", "syslog" or "journal"; "" if it is not known.
+    """
+
+    file: str = ""
+    log: str = ""
 
 
 class Paths:
@@ -29,6 +43,7 @@ class Paths:
 
     def __init__(self, config: ServiceConfig) -> None:
         self._name = config.name
+        self._log = config.log
         user = None if config.user is None else pwd.getpwnam(config.user).pw_uid
         self._directory = runtime_directory(config.runtime_dir, user)
 
@@ -78,6 +93,24 @@ class Paths:
         partial.unlink()
         return path.read_text()
 
+    def log(self, background: bool) -> str:
+        """Where the log goes."""
+        if background and self._log in (None, "stderr"):
+            return str(self._directory / f"{self._name}.{'log' if self._log is None else 'out'}")
+        return self._log or "stderr"
+
+    def note_start(self, start: Start) -> None:
+        """For commands; a service runs without it as well."""
+        with contextlib.suppress(OSError), _locked(self._directory):
+            self._replace(self._start_file, json.dumps(start))
+
+    def started(self) -> Start:
+        """What the last start has noted."""
+        try:
+            return Start(*json.loads(self._start_file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return Start()
+
     def _replace(self, path: Path, text: str) -> None:
         """While it is locked. Root may write it for the service's user, who must be able to read it."""
         partial = path.with_name(f"{path.name}.partial")
@@ -92,6 +125,10 @@ class Paths:
     @property
     def _pause_file(self) -> Path:
         return self._directory / f"{self._name}.paused"
+
+    @property
+    def _start_file(self) -> Path:
+        return self._directory / f"{self._name}.start"
 
 
 @contextlib.contextmanager

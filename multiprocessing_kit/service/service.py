@@ -9,7 +9,7 @@ from multiprocessing_kit.errors import NotRunningError
 from multiprocessing_kit.service.client import Client
 from multiprocessing_kit.service.consumer import consume
 from multiprocessing_kit.service.managing import manager_for
-from multiprocessing_kit.service.paths import Paths
+from multiprocessing_kit.service.paths import Paths, Start
 from multiprocessing_kit.service.turns import turn
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ class Service:
 
     Args:
         config: See `ServiceConfig`.
+        start: Noted for commands when it starts; None for one that is not known.
 
     Attributes:
         config: As given.
         manager: Who starts, stops and restarts it.
     """
 
-    def __init__(self, config: ServiceConfig) -> None:
+    def __init__(self, config: ServiceConfig, start: Start | None = None) -> None:
         self.config = config
         crews = list(config.crews())
 
@@ -53,6 +54,7 @@ class Service:
             workers=len(crews),
             log=config.log,
             patience=_STOP_SECONDS,
+            init=lambda _context: Paths(config).note_start(start or Start()),
         )
 
     def client(self) -> Client:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from multiprocessing_kit.errors import BrokerError, ManagerError, NotRunningError
+from multiprocessing_kit.errors import BrokerError, ManagerConfigError, ManagerError, NotRunningError
 from multiprocessing_kit.manager import Manager, Status
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
@@ -87,6 +87,7 @@ class ServiceStatus:
         pid: Of the master; 0 if there is none.
         uptime: Seconds since the first start.
         problem: Why the last restart was not made, or the master not asked; "" if all is well.
+        log: Where it goes, as the last start has noted; "" if it is not known.
         broker: URL, without a password.
         broker_error: Why it could not be asked; "" if it could.
         topics: As in the configuration.
@@ -98,6 +99,7 @@ class ServiceStatus:
     pid: int
     uptime: float
     problem: str
+    log: str
     broker: str
     broker_error: str
     topics: tuple[TopicStatus, ...]
@@ -125,6 +127,8 @@ class ServiceStatus:
         running = f", pid {self.pid}, up {_span(self.uptime)}" if self.is_running else ""
         broker = f"cannot be asked: {self.broker_error}" if self.broker_error else "reachable"
         lines = [f"{self.name}: {self.state}{running}", f"broker {self.broker}: {broker}"]
+        if self.log:
+            lines.append(f"log: {self.log}")
         if self.problem:
             lines.append(f"problem: {self.problem}")
         away = [crew.name for crew in self.crews if crew.broker_away]
@@ -184,7 +188,11 @@ class StatusReader:
         self._broker: Broker = open_broker(config.broker_url, config.name)
 
     def read(self) -> ServiceStatus:
-        """How it is now."""
+        """How it is now.
+
+        Raises:
+            ManagerConfigError: There can be no service in this runtime directory.
+        """
         master, state, problem = self._master()
         backlogs, broker_error = self._backlogs()
         stats = self._stats(master)
@@ -201,6 +209,7 @@ class StatusReader:
             pid=0 if master is None else master.pid,
             uptime=0.0 if master is None else master.uptime,
             problem=problem,
+            log=self._paths.started().log,
             broker=shown_url(self._config.broker_url),
             broker_error=broker_error,
             topics=tuple(topics[topic.name] for topic in self._config.topics),
@@ -216,6 +225,8 @@ class StatusReader:
             status = self._manager.status()
         except NotRunningError:
             return None, _DOWN, ""
+        except ManagerConfigError:
+            raise
         except ManagerError as error:
             return None, _SILENT, str(error)
         return status, status.state, status.problem
