@@ -318,6 +318,36 @@ def test_who_dies_while_pushing_takes_no_id_with_him(
     assert broker.push([job(id="key", is_unique=True)]) == [False]
 
 
+# ── results ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["pushed", "retried"])
+def test_an_earlier_result_of_an_id_is_nobodys(
+    rabbitmq: RabbitServer, opened: Open, broker: RabbitBroker, consumer: RabbitBroker, how: str
+) -> None:
+    """Neither of who has it used again, nor of who has read it, nor of who comes then."""
+    reader = opened(rabbitmq)
+    for i in range(3):
+        if i == 0 or how == "pushed":
+            assert broker.push([job(id="x", is_unique=True)]) == [True]
+        else:
+            assert broker.dead_retry(TOPIC, ["x"]) == 1
+        assert [each.result("x") for each in (broker, reader, opened(rabbitmq))] == [None] * 3
+        (delivery,) = take(consumer, 1)
+        outcome = Outcome.ACK if how == "pushed" else Outcome.DEAD
+        result = f"result {i}".encode()
+        assert consumer.settle([Settlement(delivery, outcome, result, 60.0)]) == []
+        for each in (broker, reader, opened(rabbitmq)):
+            eventually(lambda who=each, what=result: who.result("x") == what)  # type: ignore[misc]
+
+
+def test_a_refused_push_drops_no_result(broker: RabbitBroker, consumer: RabbitBroker) -> None:
+    broker.push([job(id="x", is_unique=True, hold=60.0)])
+    assert consumer.ack(take(consumer, 1)[0], b"result", keep=60.0)
+    assert broker.push([job(id="x", is_unique=True)]) == [False]
+    assert broker.result("x") == b"result"
+
+
 # ── what else is on the server ────────────────────────────────────────────────────────────────────────
 
 

@@ -90,7 +90,10 @@ class RabbitBroker(Broker):
             letters = [Letter("", self._names.of(job, now), job.encode(), mark_of(job)) for job in jobs]
             pairs = list(zip(jobs, letters, strict=True))
             session.send([(job.topic, letter) for job, letter in pairs if not job.is_unique])
-            return [not job.is_unique or ids.push_unique(session, job, letter) for job, letter in pairs]
+            return [
+                not job.is_unique or ids.push_unique(session, self._results, job, letter)
+                for job, letter in pairs
+            ]
 
     def backlog(self, topic: str) -> Backlog:
         """See `Broker.backlog`."""
@@ -140,7 +143,7 @@ class RabbitBroker(Broker):
     def dead_retry(self, topic: str, job_ids: Sequence[str] | None) -> int:
         """See `Broker.dead_retry`."""
         with self._told("retry dead letters"):
-            return self._dead(topic).retry(job_ids)
+            return self._dead(topic).retry(job_ids, self._results)
 
     def dead_purge(self, topic: str, job_ids: Sequence[str] | None) -> int:
         """See `Broker.dead_purge`."""

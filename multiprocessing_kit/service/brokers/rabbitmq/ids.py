@@ -17,6 +17,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from multiprocessing_kit.service.brokers.rabbitmq.names import LONGEST_MS
 from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
+from multiprocessing_kit.service.brokers.rabbitmq.results import Results
 from multiprocessing_kit.service.brokers.rabbitmq.session import LOCKED, Session
 from multiprocessing_kit.service.job import Job
 
@@ -26,13 +27,14 @@ _LOCK_SECONDS = 4.0
 _LOOK_AGAIN = 0.01
 
 
-def push_unique(session: Session, job: Job, letter: Letter) -> bool:
+def push_unique(session: Session, results: Results, job: Job, letter: Letter) -> bool:
     """Publish a job unless its id is taken; returns whether it was."""
     ids, key = session.names.ids, session.names.lock(job.id)
     session.declare_indexes()
     with _locked(session, job.id):
         if session.is_bound(ids, key):
             return False
+        results.forget(session, job)
         session.send([(job.topic, letter)])
         session.control.call("queue_bind", queue=ids, exchange=ids, routing_key=key)
     return True

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing_kit.service.brokers.rabbitmq import ids
 from multiprocessing_kit.service.brokers.rabbitmq.names import new_mark
 from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
+from multiprocessing_kit.service.brokers.rabbitmq.results import Results
 from multiprocessing_kit.service.brokers.rabbitmq.session import Message, Session
 from multiprocessing_kit.service.job import DeadJob, Event, Job
 
@@ -32,12 +33,13 @@ class Lying:
             oldest = heapq.nsmallest(limit, messages, key=_died)
         return [DeadJob(_job(message), _died(message)) for message in oldest]
 
-    def retry(self, job_ids: Sequence[str] | None) -> int:
-        """Publish them as if they had never run."""
+    def retry(self, job_ids: Sequence[str] | None, results: Results) -> int:
+        """Publish them as if they had never run, and had no results."""
         count = 0
         with self._session.looking(self._queue) as messages:
             for message, job in _found(messages, job_ids):
                 job.begin_anew()
+                results.forget(self._session, job)
                 letter = Letter("", self._session.names.of(job, 0.0), job.encode(), new_mark(job))
                 self._session.send([(job.topic, letter)])
                 message.drop()

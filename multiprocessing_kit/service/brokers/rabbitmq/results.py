@@ -3,6 +3,9 @@
 A result is one message, `UNTIL KEY` (milliseconds, key of the job's id), a newline, and the result. A handle
 reads the stream from about its own first push on, and keeps what belongs to the jobs that it has pushed;
 asked for another's, it reads the stream from its begin, once, and keeps all. The stream is cut at 1 GB.
+
+Of several results of an id the latest counts. Before an id is used again, a message `0 KEY` says that what is
+before it is an earlier job's; who published it takes no result of this id until it has read it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from multiprocessing_kit.service.brokers.rabbitmq.names import Names, key_of
+from multiprocessing_kit.service.brokers.rabbitmq.names import Names, key_of, new_mark
 from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
 from multiprocessing_kit.service.brokers.rabbitmq.session import Session
 from multiprocessing_kit.service.brokers.rabbitmq.wire import Line
@@ -46,7 +49,7 @@ class Results:
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self._own: OrderedDict[str, None] = OrderedDict()
+        self._own: OrderedDict[str, str] = OrderedDict()  # each with the mark that it must read first
         self._since: float | None = None
         self._is_whole = False
         self._found: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
@@ -59,9 +62,23 @@ class Results:
         if self._since is None:
             self._since = time.time() - _MARGIN_SECONDS
         for job in jobs:
-            self._own[key_of(job.id)] = None
+            self._own.setdefault(key_of(job.id), "")
         while len(self._own) > _MOST_KEPT:
             self._own.popitem(last=False)
+
+    def forget(self, session: Session, job: Job) -> None:
+        """This job is about to begin: what is there is of an earlier one of its id, and nobody's any more."""
+        self.expect([job])
+        key = key_of(job.id)
+        letter = Letter("", self._names.results, f"0 {key}\n".encode(), new_mark(job))
+        self._own[key] = letter.mark
+        self._found.pop(key, None)
+        is_there = False
+        try:
+            is_there = not session.publisher.send([letter])
+        finally:
+            if not is_there:  # nor any result
+                self._own[key] = ""
 
     def get(self, session: Session, job_id: str) -> bytes | None:
         """A result, if there is one by now."""
@@ -105,8 +122,16 @@ class Results:
         if not newline or not space or not until.isdigit():
             return  # nothing of ours
         name, seconds = key.decode(), int(until) / 1000
-        if (self._is_whole or name in self._own) and seconds > time.time():
-            self._found.setdefault(name, (seconds, result))
+        if not self._is_whole and name not in self._own:
+            return
+        awaited = self._own.get(name)
+        if awaited and awaited != properties.message_id:
+            return
+        self._found.pop(name, None)
+        if awaited:
+            self._own[name] = ""
+        if seconds > time.time():
+            self._found[name] = (seconds, result)
             if len(self._found) > _MOST_KEPT:
                 self._found.popitem(last=False)
 
