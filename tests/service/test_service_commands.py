@@ -529,6 +529,7 @@ def test_the_cycle_of_a_dead_letter(tmp_path: Path) -> None:
 
         done = in_this_process(shop, "dead", "purge", "fail", "job-1", "other")
         assert (done.exit_code, done.stdout) == (1, "dropped: 1\n")
+        assert done.stderr == "Error: topic 'fail' has no dead letter other\n"
         assert in_this_process(shop, "dead", "purge", "fail", "--all").stdout == "dropped: 2\n"
         assert shop.backlog("fail").dead == 0
 
