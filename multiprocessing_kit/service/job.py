@@ -50,7 +50,7 @@ class Event:
     Attributes:
         at: When it ended, by `time.time()`.
         attempt: Which it was, from 1.
-        kind: "failed", "crashed" or "timeout".
+        kind: "failed", "crashed" or "timeout"; "unreadable" of what is no job.
         error: What went wrong, in words.
     """
 

@@ -566,16 +566,47 @@ def test_a_result_is_not_that_of_an_earlier_job_of_this_id(
     assert broker.result("held") == b"it failed", "a push that is refused changes nothing"
 
 
-def test_what_is_no_job_is_told(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
-    broker, consumer = opened(redis.url), opened(redis.url)
-    broker.push([job(id="hurt"), job(id="whole")])
-    operator.hset(f"mpkit:{{{broker.service}}}:jobs", "hurt", "nonsense")
-    consumer.join("first", [TOPIC], LEASE)
+NO_JOBS = [b"nonsense", b'{"v":2}\nx', b'{"id":7,"topic":"mail","pushed":0.0}\nx', b"\xff\xfe"]
 
-    with pytest.raises(BrokerError, match=r"holds what is no job: .*nonsense"):
-        consumer.reserve(2)
-    assert broker.backlog(TOPIC).ready == 2 or consumer.extend() is None
-    assert broker.backlog(TOPIC).ready == 2
+
+@pytest.mark.parametrize("limit", [1, 20])
+def test_what_is_no_job_is_a_dead_letter(
+    redis: RedisServer,
+    operator: redis_py.Redis,
+    opened: Open,
+    limit: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker, consumer = opened(redis.url), opened(redis.url)
+    records = f"mpkit:{{{broker.service}}}:jobs"
+    broker.push([job(id=f"hurt {i}") for i in range(len(NO_JOBS))] + [job(id="gone"), job(id="whole")])
+    broker.push([job(id="other", topic="other"), job(id="hurt too", topic="other")])
+    for i, record in enumerate(NO_JOBS):
+        operator.hset(records, f"hurt {i}", record)
+    operator.hset(records, "hurt too", NO_JOBS[0])
+    operator.hdel(records, "gone")
+    consumer.join("first", [TOPIC, "other"], LEASE)
+
+    taken = consumer.reserve(limit)
+    while len(taken) < 2:
+        taken += consumer.reserve(limit)
+    assert ids(taken) == ["whole", "other"]
+    assert consumer.reserve(limit) == []
+    assert consumer.settle([Settlement(delivery, Outcome.ACK) for delivery in taken]) == []
+    assert "job gone of topic mail: its record is gone" in caplog.text
+    assert caplog.text.count("its record is none") == len(NO_JOBS) + 1
+
+    assert broker.dead_retry(TOPIC, None) == 0
+    found = broker.dead_letters(TOPIC, 10)
+    assert [(dead.job.id, dead.job.topic) for dead in found] == [(f"hurt {i}", TOPIC) for i in range(4)]
+    assert [dead.job.payload for dead in found] == NO_JOBS
+    assert {event.kind for dead in found for event in dead.job.history} == {"unreadable"}
+    for topic, count in [(TOPIC, 4), ("other", 1)]:
+        assert broker.backlog(topic).dead == count
+        assert broker.dead_purge(topic, None) == count
+        left = broker.backlog(topic)
+        assert (left.ready, left.running, left.dead) == (0, 0, 0)
+    assert operator.hlen(records) == 0
 
 
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────────────

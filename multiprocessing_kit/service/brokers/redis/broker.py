@@ -44,7 +44,7 @@ from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.redis import scripts
 from multiprocessing_kit.service.brokers.redis.link import RedisLink, RedisServerAt
-from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Job, Outcome, Settlement
+from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Event, Job, Outcome, Settlement
 
 __all__ = ["RedisBroker"]
 
@@ -127,20 +127,20 @@ class RedisBroker(Broker):
         found = []
         for ids in _parts(self._dead_ids(topic, limit - 1) if limit > 0 else [], _DEAD_AT_ONCE):
             reply = self._run("list dead letters", scripts.DEAD, topic.encode(), *ids)
-            for record, died in zip(reply[::2], reply[1::2], strict=True):
+            for job_id, record, died in zip(ids, reply[::2], reply[1::2], strict=True):
                 if record is not None:  # it was retried or purged meanwhile
-                    found.append(DeadJob(self._decoded(record), float(died)))
+                    found.append(_dead(job_id, topic, record, float(died)))
         return found
 
     def dead_retry(self, topic: str, job_ids: Sequence[str] | None) -> int:
-        """See `Broker.dead_retry`."""
+        """See `Broker.dead_retry`. What is no job stays."""
         count = 0
         for ids in _parts(self._these_dead(topic, job_ids), _DEAD_AT_ONCE):
             reply = self._run("look for dead letters", scripts.DEAD, topic.encode(), *ids)
             words = [topic.encode()]
             for record in reply[::2]:
-                if record is not None:
-                    job = self._decoded(record)
+                job = None if record is None else _decoded(record)
+                if job is not None:
                     job.begin_anew()
                     words += [job.id.encode(), _rank(job.priority), job.encode()]
             retried = self._run("retry dead letters", scripts.DEAD_RETRY, *words)
@@ -185,27 +185,48 @@ class RedisBroker(Broker):
         if limit <= 0 or not names:
             self._next_due = None
             return []
+        found: list[Delivery] = []
         with self._told() as link:
             self._hear()
-            reply = self._reserve(link, limit, names)
-            if reply is None:  # our lease was over, and another consumer has seen it
-                self._register(link)
-                reply = self._reserve(link, limit, names)
-            if reply is None:
-                text = f"another consumer is called {self._consumer.decode()} at {self._server.shown}"
-                raise BrokerUnavailableError(text, broker=self._server.shown)
-            # What is no job closes the connection, so that all that was taken is given back.
-            jobs = [self._decoded(record) for record in reply[1:]]
-        self._next_due = time.monotonic() + float(reply[0]) if reply[0] else None
-        token = self._token()
-        self._held.update((job.id, token) for job in jobs)
-        return [Delivery(job, token) for job in jobs]
+            while True:
+                due, *records = self._reserve(link, limit - len(found), names)
+                token = self._token()
+                jobs = [job for job in map(_decoded, records) if job is not None]
+                found += [Delivery(job, token) for job in jobs]
+                if len(jobs) == len(records):
+                    break
+                self._put_aside(link, names)
+        self._next_due = time.monotonic() + float(due) if due else None
+        self._held.update((delivery.job.id, delivery.token) for delivery in found)
+        return found
 
-    def _reserve(self, link: RedisLink, limit: int, topics: Sequence[bytes]) -> list[bytes] | None:
+    def _reserve(self, link: RedisLink, limit: int, topics: Sequence[bytes]) -> list[bytes]:
+        reply = self._taken(link, limit, topics)
+        if reply is None:  # our lease was over, and another consumer has seen it
+            self._register(link)
+            reply = self._taken(link, limit, topics)
+        if reply is None:
+            text = f"another consumer is called {self._consumer.decode()} at {self._server.shown}"
+            raise BrokerUnavailableError(text, broker=self._server.shown)
+        return reply
+
+    def _taken(self, link: RedisLink, limit: int, topics: Sequence[bytes]) -> list[bytes] | None:
         self._reserves += 1
         words = [self._consumer, self._mark(), self._token(), b"%d" % limit, *topics]
         reply: list[bytes] | None = link.run("reserve", scripts.RESERVE, self._key, *words)
         return reply
+
+    def _put_aside(self, link: RedisLink, topics: Sequence[bytes]) -> None:
+        """What the last call took that is no job."""
+        words = [self._consumer, self._token()]
+        taken = link.run("look for what is no job", scripts.TAKEN, self._key, *words, *topics)
+        for topic, job_id, record in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
+            if _decoded(record) is None:
+                what = "is gone, and it is dropped" if not record else "is none, and is a dead letter"
+                about = job_id.decode(errors="replace"), topic.decode(), what, record
+                _log.error("job %s of topic %s: its record %s: %.200r", *about)
+                words += [topic, job_id]
+        link.run("put aside what is no job", scripts.PUT_ASIDE, self._key, *words)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
         """See `Broker.settle`."""
@@ -307,13 +328,6 @@ class RedisBroker(Broker):
 
     def _these_dead(self, topic: str, job_ids: Sequence[str] | None) -> list[bytes]:
         return self._dead_ids(topic, -1) if job_ids is None else [job_id.encode() for job_id in job_ids]
-
-    def _decoded(self, record: bytes) -> Job:
-        try:
-            return Job.decode(record)
-        except ValueError as error:
-            text = f"{self._server.shown} holds what is no job: {error}"
-            raise BrokerError(text, broker=self._server.shown) from error
 
     # ── the connection ────────────────────────────────────────────────────────────────────────────
 
@@ -421,6 +435,24 @@ def _settled(settlement: Settlement) -> list[bytes]:
     if settlement.result is not None and settlement.keep > 0 and outcome != Outcome.RELEASE:
         words += [b"keep", job.id.encode(), b"%d" % max(1, round(settlement.keep * 1000)), settlement.result]
     return words
+
+
+def _decoded(record: bytes) -> Job | None:
+    """A job; None for what is none."""
+    try:
+        return Job.decode(record)
+    except ValueError:
+        return None
+
+
+def _dead(job_id: bytes, topic: str, record: bytes, died: float) -> DeadJob:
+    """A dead letter; one that is no job is shown as one that has failed."""
+    try:
+        return DeadJob(Job.decode(record), died)
+    except ValueError as error:
+        history = [Event(died, 1, "unreadable", str(error))]
+        name = job_id.decode(errors="replace")
+        return DeadJob(Job(name, topic, record, pushed=died, history=history), died)
 
 
 def _rank(priority: int) -> bytes:

@@ -24,9 +24,11 @@ __all__ = [
     "PURGE",
     "PUSH",
     "PUSH_ONE",
+    "PUT_ASIDE",
     "RANK_BITS",
     "RESERVE",
     "SETTLE",
+    "TAKEN",
     "Script",
 ]
 
@@ -177,7 +179,8 @@ return 1
 """
 
 # ARGV: consumer, its mark, token, limit, topics…
-# Returns nil if it is no consumer (any more); else the seconds until a job is due ('' for none), records…
+# Returns nil if it is no consumer (any more); else the seconds until a job is due ('' for none), records…:
+# '' for one that is gone.
 _RESERVE = """
 local consumer, mark, token, left = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local info = redis.call('HGET', P .. 'consumers', consumer)
@@ -214,7 +217,9 @@ local function take(topic)
         held[#held + 1], held[#held + 2] = id, token .. ' ' .. found[2 * i] .. ' ' .. (waiting[i] or now)
     end
     redis.call('HSET', P .. 'held:' .. consumer .. ':' .. topic, unpack(held))
-    for _, record in ipairs(redis.call('HMGET', P .. 'jobs', unpack(ids))) do answer[#answer + 1] = record end
+    for _, record in ipairs(redis.call('HMGET', P .. 'jobs', unpack(ids))) do
+        answer[#answer + 1] = record or ''
+    end
     left = left - #ids
     return left > 0
 end
@@ -237,6 +242,39 @@ for i = 5, #ARGV do
 end
 if due then answer[1] = tostring(math.max(0, due - now)) end
 return answer
+"""
+
+# ARGV: consumer, token, topics…
+# Returns for each job that was taken with this token: topic, id, record ('' where it is gone).
+_TAKEN = """
+local answer = {}
+for i = 3, #ARGV do
+    local held = redis.call('HGETALL', P .. 'held:' .. ARGV[1] .. ':' .. ARGV[i])
+    for j = 1, #held, 2 do
+        if string.sub(held[j + 1], 1, #ARGV[2] + 1) == ARGV[2] .. ' ' then
+            local n = #answer
+            answer[n + 1], answer[n + 2] = ARGV[i], held[j]
+            answer[n + 3] = redis.call('HGET', P .. 'jobs', held[j]) or ''
+        end
+    end
+end
+return answer
+"""
+
+# For what is no job. Those whose records are there become dead letters as they are.
+# ARGV: consumer, token, then for each: topic, id.
+_PUT_ASIDE = """
+for i = 3, #ARGV, 2 do
+    local topic, id = ARGV[i], ARGV[i + 1]
+    local key = P .. 'held:' .. ARGV[1] .. ':' .. topic
+    local held = redis.call('HGET', key, id)
+    if held and string.sub(held, 1, #ARGV[2] + 1) == ARGV[2] .. ' ' then
+        redis.call('HDEL', key, id)
+        if redis.call('HEXISTS', P .. 'jobs', id) == 1 then
+            redis.call('ZADD', P .. 'dead:' .. topic, now, id)
+        end
+    end
+end
 """
 
 # ARGV: consumer; then for each job: what, id, topic, token, and
@@ -443,6 +481,8 @@ class Script:
 PUSH = Script(_NUMBERS, _WAKE, _PUSH)
 PUSH_ONE = Script(_NUMBERS, _WAKE, _QUEUE, _PUSH_ONE)
 RESERVE = Script(_LISTS, _RESERVE)
+TAKEN = Script(_TAKEN)
+PUT_ASIDE = Script(_PUT_ASIDE)
 SETTLE = Script(_NUMBERS, _WAKE, _QUEUE, _SETTLE)
 EXTEND = Script(_LISTS, _WAKE, _RELEASE, _EXTEND)
 KEEP_ONLY = Script(_LISTS, _WAKE, _RELEASE, _KEEP_ONLY)
