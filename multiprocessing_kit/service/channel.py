@@ -37,8 +37,8 @@ class Answer(NamedTuple):
     """What came of a task; they come in the order of the tasks.
 
     Attributes:
-        kind: "ok", "failed" (for good), "again" (after `delay`), "canceled", or "skipped" (it was called
-            back).
+        kind: "ok", "failed" (for good), "again" (after `delay`), "canceled", "skipped" (it was called back),
+            or "broken": to no task, but the worker itself ends by an error.
         seconds: That it took.
         result: Encoded; None where nobody may ask for it.
         error: In words.

@@ -115,7 +115,7 @@ class _Consumer:
     def run(self) -> None:
         """Until the context is to stop, and all jobs are settled."""
         self._selector.register(self._context, selectors.EVENT_READ, self._woken)
-        self._paused = self._paths.paused()
+        self._paused = self._own_paused()
         self._crew.scale(self._workers.min, self._config.stop_timeout)
         try:
             while not self._context.stopping:
@@ -189,7 +189,7 @@ class _Consumer:
     def _woken(self) -> None:
         """The manager wants us to end, or to look whether topics are paused."""
         self._context.clear()
-        paused = self._paths.paused()
+        paused = self._own_paused()
         if paused != self._paused:
             self._paused = paused
             self._has_more = True
@@ -197,6 +197,9 @@ class _Consumer:
             self._unsettled += [Settlement(delivery, Outcome.RELEASE) for delivery in held]
             self._buffer = deque(delivery for delivery in self._buffer if delivery not in held)
             _log.info("paused topics of %s: %s", self._name, ", ".join(sorted(paused)) or "none")
+
+    def _own_paused(self) -> frozenset[str]:
+        return self._paths.paused() & {topic.name for topic in self._topics}
 
     # ── the broker ────────────────────────────────────────────────────────────────────────────────
 

@@ -22,7 +22,7 @@ from multiprocessing_kit.service.channel import Answer, Channel, Task
 from multiprocessing_kit.service.job import Delivery
 from multiprocessing_kit.service.marks import Mark, Marks
 from multiprocessing_kit.supervise.child import ForkedChild
-from multiprocessing_kit.supervise.respawn import RespawnPolicy, When
+from multiprocessing_kit.supervise.respawn import RECYCLED, RespawnPolicy, When
 from multiprocessing_kit.supervise.supervisor import Place, State, Supervisor, Then
 
 __all__ = ["Crew", "Done", "WorkerState"]
@@ -37,6 +37,10 @@ _SEEN_SECONDS = 0.05
 
 _SMOOTHING = 0.2
 _MANY_FAILURES = 4
+_PROBLEM_LENGTH = 300
+
+_BROKEN = 1
+"""Exit status of a worker that ends by an error."""
 
 _log = logging.getLogger("multiprocessing_kit.service")
 
@@ -61,7 +65,10 @@ class Done:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Of one worker, for status: see `Place` for `state`, beside "starting", "idle" and "busy"."""
+    """Of one worker, for status: see `Place` for `state`, beside "starting", "idle" and "busy".
+
+    `problem` is the error that ended the last one, until one is set up; "" for none.
+    """
 
     pin: int
     pid: int
@@ -71,6 +78,7 @@ class WorkerState:
     jobs: int
     restarts: int
     last_exit: str
+    problem: str
 
 
 @dataclass(eq=False)
@@ -84,6 +92,7 @@ class _Seat:
     answered: int = 0
     called_back: float = 0.0
     overdue: Delivery | None = None
+    broken: str = ""
 
     @property
     def number_of_running(self) -> int | None:
@@ -145,7 +154,8 @@ class Crew:
     def failing(self) -> list[str]:
         """How workers ended that have ended again and again, without a job done."""
         places = self._supervisor.places.values()
-        return [place.last_exit for place in places if place.failures >= _MANY_FAILURES]
+        failing = [place for place in places if place.failures >= _MANY_FAILURES]
+        return [": ".join(filter(None, (place.last_exit, self._problem(place)))) for place in failing]
 
     @property
     def living(self) -> int:
@@ -257,6 +267,9 @@ class Crew:
         if seat.channel is None:
             return
         for answer in seat.channel.answers():
+            if answer.kind == "broken":
+                seat.broken = " ".join(answer.error.split())[:_PROBLEM_LENGTH]
+                continue
             delivery = seat.jobs.popleft()
             seat.answered += 1
             if delivery is None:
@@ -340,6 +353,12 @@ class Crew:
 
     def _bury(self, seat: _Seat, place: Place, gone: ForkedChild) -> None:
         self._selector.unregister(gone)
+        if seat.overdue is not None:
+            place.last_exit = "was killed: its job took too long"
+        elif gone.exitcode == RECYCLED and place.state is not State.STOPPING:
+            place.last_exit = "was replaced"
+        if gone.exitcode != _BROKEN:
+            seat.broken = ""  # that of an earlier one
         if seat.channel is None:
             return
         self._answers(seat)  # what it has published counts
@@ -394,7 +413,12 @@ class Crew:
             jobs=seat.answered,
             restarts=place.restarts,
             last_exit=place.reason or place.last_exit,
+            problem=self._problem(place),
         )
+
+    def _problem(self, place: Place) -> str:
+        seat = self._seats[place.pin]
+        return "" if place.child is not None and seat.mark.is_ready else seat.broken
 
 
 def _task(delivery: Delivery) -> Task:

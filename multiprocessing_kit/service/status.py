@@ -131,6 +131,9 @@ class ServiceStatus:
             lines.append(f"log: {self.log}")
         if self.problem:
             lines.append(f"problem: {self.problem}")
+        for crew in self.crews:
+            found = [worker.problem for worker in crew.workers if worker.problem]
+            lines += [f"problem: {crew.name}: {problem}; see the log" for problem in found[:1]]
         away = [crew.name for crew in self.crews if crew.broker_away]
         if away:
             lines.append(f"consumers that cannot reach the broker: {', '.join(away)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fnmatch
 import functools
 import importlib
@@ -71,8 +72,10 @@ def live(
         return exit_.code if isinstance(exit_.code, int) else _FAILED
     except EOFError:
         return RECYCLED  # the consumer is gone, and so is who would ask
-    except BaseException:
+    except BaseException as error:
         _log.exception("a worker of %s failed", ", ".join(topic.name for topic in topics))
+        with contextlib.suppress(Exception):  # the consumer is gone too, or the error cannot be told in words
+            end.send([Answer("broken", error=_in_words(error))])
         return _FAILED
     return status
 
@@ -227,8 +230,10 @@ class _Desk:
         try:
             argument = self._payloads.decode(task.payload)
             changes = self._changes(task.changes)
-        except PayloadError as error:
-            _log.error("job %s of topic %s cannot be read: %s", task.id, task.topic, error)
+            if isinstance(self.worker, _CallWorker):
+                self.worker.check(argument)
+        except PayloadError as error:  # it is the same in each run
+            _log.error("job %s of topic %s cannot be run: %s", task.id, task.topic, error)
             return Answer("failed", error=str(error), attempt=task.attempt)
         history = History(
             task.attempt, time.monotonic() - max(0.0, time.time() - first_run), task.idle_for, task.crashes
@@ -317,26 +322,37 @@ class _CallWorker(Worker):
 
     def process(self, argument: Any) -> Any:
         """Call it."""
-        return self._call(argument)
-
-    def _call(self, argument: Any) -> Any:
-        if not isinstance(argument, dict) or not isinstance(argument.get("method"), str):
-            raise PayloadError(f"a call is {{class, method, params}}, and not {argument!r:.200}")
         owner, method, params = argument.get("class"), argument["method"], argument.get("params", [])
-        reference = f"{owner}.{method}" if owner is not None else method
-        allowed = any(fnmatch.fnmatchcase(reference, pattern) for pattern in self._allowed)
-        if not allowed or reference.rpartition(".")[2].startswith("_") or ".." in reference:
-            raise PayloadError(f"call of {reference!r:.200} is not allowed; the topic allows {self._allowed}")
         function: Callable[..., Any]
         if owner is not None:
             function = getattr(loaded(owner)(), method)
         else:
-            function = loaded(reference)
+            function = loaded(method)
         return function(**params) if isinstance(params, dict) else function(*params)
+
+    def check(self, argument: Any) -> None:
+        """See that it is a call, and may be made.
+
+        Raises:
+            PayloadError: It is none, or may not.
+        """
+        if not isinstance(argument, dict) or not isinstance(argument.get("method"), str):
+            raise PayloadError(f"a call is {{class, method, params}}, and not {argument!r:.200}")
+        owner, method = argument.get("class"), argument["method"]
+        if not isinstance(argument.get("params", []), (dict, list, tuple)):
+            raise PayloadError(f"params are an array or an object, and not {argument['params']!r:.200}")
+        reference = f"{owner}.{method}" if owner is not None else method
+        allowed = any(fnmatch.fnmatchcase(reference, pattern) for pattern in self._allowed)
+        if not allowed or reference.rpartition(".")[2].startswith("_") or ".." in reference:
+            raise PayloadError(f"call of {reference!r:.200} is not allowed; the topic allows {self._allowed}")
 
 
 def _told(response: Response) -> str:
     error = response.exception
     if error is None:
         return f"exit code {response.exit_code}"
+    return _in_words(error)
+
+
+def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -1,0 +1,107 @@
+"""Workers that end, and calls that are never made: what is told of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.service.services import WORK, Shop
+
+pytestmark = pytest.mark.timeout(300)
+
+BROKEN = """
+    [[topics]]
+    name = "broken"
+    worker = "jobs:Broken"
+"""
+BROKEN_JOBS = """
+    class Broken(Worker):
+        def setup(self):
+            if not os.path.exists("mended"):
+                raise RuntimeError("no\\n  database")
+
+        def process(self, argument):
+            note(argument)
+"""
+
+
+def test_why_workers_fail_is_told_until_they_are_mended(tmp_path: Path) -> None:
+    with Shop(tmp_path, WORK + BROKEN, BROKEN_JOBS, settings="scale_seconds = 0.2") as shop:
+        shop.start()
+        told = "RuntimeError: no database"
+        shop.wait_until(lambda status: any(worker.problem for worker in status.crew("broken").workers))
+        assert f"\nproblem: broken: {told}; see the log\n" in shop.command("status").stdout
+        assert [crew["workers"][0]["problem"] for crew in shop.status_json()["crews"]] == ["", told]
+        shop.wait_for_log(rf"alert: worker broken: .* again and again: it exited with 1: {told}")
+        (tmp_path / "mended").touch()
+        shop.push("broken", 1)
+        shop.wait_for_lines(1)
+        shop.wait_until(lambda status: not any(worker.problem for worker in status.crew("broken").workers))
+
+
+def test_how_workers_ended_that_did_as_they_should(tmp_path: Path) -> None:
+    topics = """
+        [[topics]]
+        name = "brief"
+        worker = "jobs:work"
+        max_jobs_per_worker = 1
+
+        [[topics]]
+        name = "slow"
+        worker = "jobs:slow"
+        timeout = 0.2
+        retry = { max = 0 }
+    """
+    with Shop(tmp_path, topics) as shop:
+        shop.start()
+        shop.push("brief", 1)
+        shop.push("slow", 600)
+        crews = {"brief": "was replaced", "slow": "was killed: its job took too long"}
+        status = shop.wait_until(lambda status: all(status.crew(crew).workers[0].last_exit for crew in crews))
+        assert {crew: status.crew(crew).workers[0].last_exit for crew in crews} == crews
+        assert re.search(r"^slow #0 .* was killed: its job took too long$", status.table(), re.MULTILINE)
+
+
+def test_a_consumer_tells_of_its_own_topics_when_some_are_paused(tmp_path: Path) -> None:
+    with Shop(tmp_path, WORK + WORK.replace('name = "work"', 'name = "other"')) as shop:
+        shop.start()
+        shop.command("pause", "work")
+        shop.wait_for_log("paused topics of work: work$")
+        shop.command("pause", "other")
+        shop.wait_for_log("paused topics of other: other$")
+        assert len(shop.wait_for_log("paused topics of")) == 2
+
+
+CALLS = """
+    [[topics]]
+    name = "calls"
+    calls = ["jobs:work"]
+    retry = { max = 3, wait = "fixed", first = 600 }
+    results = 60
+"""
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ({"method": "os:system", "params": ["true"]}, "call of 'os:system' is not allowed; the topic allows"),
+        ("jobs:work", "a call is {class, method, params}, and not 'jobs:work'"),
+        ({"method": "jobs:work", "params": 5}, "params are an array or an object, and not 5"),
+    ],
+    ids=["not allowed", "no call", "wrong params"],
+)
+def test_a_call_that_cannot_be_made_is_a_dead_letter_at_once(
+    tmp_path: Path, argument: object, told: str
+) -> None:
+    with Shop(tmp_path, CALLS) as shop:
+        shop.start()
+        shop.push("calls", argument, id="bad")
+        shop.wait_until(lambda _: shop.backlog("calls").dead == 1)
+        with shop.broker() as broker:
+            (letter,) = broker.dead_letters("calls", 10)
+        (event,) = letter.job.history
+        assert (event.kind, event.attempt) == ("failed", 1)
+        assert told in event.error
+        assert shop.result(shop.push("calls", {"method": "jobs:work", "params": [7]})) == 7
