@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -748,3 +749,21 @@ def test_there_is_no_directory(tmp_path: Path, opened: Open) -> None:
         broker.push([job()])
     (tmp_path / "missing").mkdir()
     assert broker.push([job()]) == [True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_who_may_not_write_the_file_is_told_what_to_do(opened: Open, is_there: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # others may not look into pytest's
+        os.chmod(folder, 0o755)
+        url = f"sqlite:///{folder}/jobs.db"
+        if is_there:
+            with open_broker(url, "shop") as broker:
+                broker.push([job()])
+
+        def push() -> None:
+            os.setuid(65534)
+            with pytest.raises(BrokerUnavailableError, match=r"cannot push in .*; run this as its owner, or"):
+                opened(url).push([job()])
+
+        assert in_child(push) == 0
