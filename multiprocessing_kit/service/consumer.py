@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import setproctitle
 
-from multiprocessing_kit.errors import BrokerError
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError
 from multiprocessing_kit.manager.context import Context
 from multiprocessing_kit.manager.relay import name_worker
 from multiprocessing_kit.service.alerts import Alerts
@@ -106,7 +106,7 @@ class _Consumer:
         self._unsettled: list[Settlement] = []
         self._backlogs: dict[str, Backlog] = {}
         self._paused: frozenset[str] = frozenset()
-        self._away_since: float | None = None
+        self._away: dict[str, float] = {}
         self._ask_again = 0.0
         self._has_more = True
         self._look_again = 0.0
@@ -149,8 +149,8 @@ class _Consumer:
     def _timers(self, now: float) -> None:
         if now >= self._next_scale:
             self._next_scale = now + self._config.scale_seconds
-            if self._joined:
-                self._try(self._count)
+            if self._joined and self._try(self._count):
+                self._try(self._push_schedules)
             self._check()
         if now >= self._next_stats:
             self._next_stats = now + _STATS_SECONDS
@@ -205,26 +205,32 @@ class _Consumer:
 
     @property
     def _is_away(self) -> bool:
-        return self._away_since is not None
+        return bool(self._away)
 
     def _try(self, call: Callable[[], T]) -> T | None:
-        """Ask the broker; where it is away, later calls wait."""
+        """Ask the broker; where it is away, later calls wait.
+
+        It is away until what it did not do is done: that it does something else is no sign of health.
+        """
+        name = call.__name__
         try:
             found = call()
         except BrokerError as error:
             now = time.monotonic()
             self._ask_again = now + _RETRY_SECONDS
-            if self._away_since is None:
-                self._away_since = self._ask_again = now  # a connection that was cut: the next one is as good
+            if not self._away:
+                self._ask_again = now  # a connection that was cut: the next one is as good
                 _log.warning("the broker is away: %s", error)
+            self._away.setdefault(name, now)
             self._next_extend = max(self._next_extend, self._ask_again)
+            if call in (self._count, self._push_schedules):
+                self._next_scale = self._ask_again
             self._listen(None)  # its descriptor is closed
             self._backlogs = {}
             self._has_more = True
             return None
-        if self._away_since is not None:
-            _log.info("the broker is back after %.1f s", time.monotonic() - self._away_since)
-            self._away_since = None
+        if (since := self._away.pop(name, None)) is not None and not self._away:
+            _log.info("the broker is back after %.1f s", time.monotonic() - since)
         return found
 
     def _join(self) -> None:
@@ -244,7 +250,31 @@ class _Consumer:
 
     def _settle(self) -> None:
         settlements = list(self._unsettled)
-        fenced = self._broker.settle(settlements)
+        try:
+            fenced = self._broker.settle(settlements)
+        except BrokerUnavailableError:
+            raise
+        except BrokerError:
+            self._settle_each(settlements)
+            return
+        self._settled(settlements, fenced)
+
+    def _settle_each(self, settlements: list[Settlement]) -> None:
+        """One by one: what the broker will not have, such as a result too large, is nobody else's trouble."""
+        for settlement in settlements:
+            said = settlement
+            try:
+                fenced = self._broker.settle([said])
+            except BrokerUnavailableError:
+                raise
+            except BrokerError as error:
+                self._broker.backlog(said.delivery.job.topic)  # raises where it is not this job's fault
+                said = self._settling.refused(settlement, str(error))
+                fenced = self._broker.settle([said])
+            self._settled([said], fenced)
+
+    def _settled(self, settlements: list[Settlement], fenced: list[Delivery]) -> None:
+        """The broker has taken note of the oldest that are unsettled."""
         del self._unsettled[: len(settlements)]
         for job in (delivery.job for delivery in fenced):
             _log.warning(
@@ -264,9 +294,17 @@ class _Consumer:
         self._broker.extend()
         self._next_extend = time.monotonic() + min(self._config.lease / 3, _LONGEST_EXTEND)
 
-    def _count(self) -> None:
+    def _count(self) -> bool:
         self._backlogs = {topic.name: self._broker.backlog(topic.name) for topic in self._topics}
-        self._schedules.push(self._broker)
+        return True
+
+    def _push_schedules(self) -> None:
+        try:
+            self._schedules.push(self._broker)
+        except BrokerUnavailableError:
+            raise
+        except BrokerError as error:  # its memory is full: what is there can be run all the same
+            self._alerts.tell("broker", self._name, f"jobs of schedules cannot be pushed: {error}")
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────────
 
@@ -298,7 +336,7 @@ class _Consumer:
                 self._alerts.tell("backlog", topic.name, f"{backlog.ready} jobs are ready")
         for how in self._crew.failing[:1]:
             self._alerts.tell("worker", self._name, f"a worker fails again and again: it {how}")
-        if self._away_since is not None and time.monotonic() - self._away_since > _AWAY_SECONDS:
+        if self._away and time.monotonic() - min(self._away.values()) > _AWAY_SECONDS:
             self._alerts.tell("broker", self._name, "the broker cannot be reached")
 
     def _live(self, pin: int, liveness: int, channel: Channel, mark: Mark) -> int:

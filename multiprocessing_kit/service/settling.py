@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from multiprocessing_kit.errors import JobTimeoutError
 from multiprocessing_kit.retry import History
@@ -14,6 +15,8 @@ from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.topic_config import TopicConfig
 
 __all__ = ["Settling"]
+
+_LONGEST_ERROR = 4000
 
 _log = logging.getLogger("multiprocessing_kit.service")
 
@@ -38,6 +41,13 @@ class Settling:
         if done.lost:
             return self._lost(topic, done)
         return Settlement(done.delivery, Outcome.RELEASE)
+
+    def refused(self, settlement: Settlement, why: str) -> Settlement:
+        """In place of one that the broker will not have: a dead letter, with nothing large in it."""
+        delivery = settlement.delivery
+        job = replace(delivery.job, history=[], changes="")
+        job.failed("failed", f"the broker does not take what came of it: {why}"[:_LONGEST_ERROR])
+        return self._dead(self._topics[job.topic], Delivery(job, delivery.token))
 
     def _answered(self, topic: TopicConfig, delivery: Delivery, answer: Answer) -> Settlement:
         job = delivery.job

@@ -41,6 +41,9 @@ _PUBLISH_SECONDS = 0.01
 
 _EXPECTED = "a worker is a Worker subclass, an instance of one, or a function of one argument"
 
+_LONGEST_ERROR = 4000
+"""Characters. It is kept with the job, 20 times at most."""
+
 _log = logging.getLogger("multiprocessing_kit.service")
 
 
@@ -355,4 +358,10 @@ def _told(response: Response) -> str:
 
 
 def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    try:
+        text = str(error)
+    except Exception as unspeakable:
+        text = f"its text cannot be had: {type(unspeakable).__name__}"
+    # File names that are no UTF-8 have surrogates, which cannot be written.
+    words = f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
+    return words if len(words) <= _LONGEST_ERROR else f"{words[:_LONGEST_ERROR]}…"
