@@ -15,24 +15,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 import redis as redis_py
 
 from benchmarks.servers import RedisServer, redis_server
-from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, PayloadError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
 from multiprocessing_kit.service.brokers.redis import scripts
 from multiprocessing_kit.service.brokers.redis.link import RedisLink, RedisServerAt
-from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
+from multiprocessing_kit.service.job import Delivery, Job, Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
 from tests.service.holding import TOPIC, again, eventually, ids, job, none_comes, rings, take
 
 pytestmark = pytest.mark.timeout(180)
 
 LEASE = 30.0
+MIB = 1 << 20
 SHORT_LEASE = 2.0
 
 Open = Callable[..., Broker]
@@ -495,6 +496,88 @@ def _greet_and_reset(server: socket.socket) -> None:
                 said = connection.recv(4096)
                 connection.sendall(b"+OK\r\n")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.fixture
+def narrow(operator: redis_py.Redis) -> Iterator[None]:
+    """The server takes no more than 1 MiB at once."""
+    operator.config_set("proto-max-bulk-len", MIB)
+    yield
+    operator.config_set("proto-max-bulk-len", 512 * MIB)
+
+
+def _of_size(size: int, **fields: Any) -> Job:
+    made = job(**fields)
+    made.payload = b"x" * (size - len(made.encode()) + len(made.payload))
+    return made
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("others", [0, 700])
+def test_a_push_of_more_than_the_server_takes(redis: RedisServer, opened: Open, others: int) -> None:
+    """Nothing of it is added."""
+    broker, jobs = opened(redis.url), [job() for _ in range(others)]
+    with pytest.raises(PayloadError, match=r"takes 1,048,576 bytes at once .* has 1,048,577"):
+        broker.push(iter([*jobs, _of_size(MIB + 1)]))
+    assert broker.backlog(TOPIC).ready == 0
+    assert broker.push(iter([*jobs, _of_size(MIB)])) == [True] * (others + 1)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("outcome", [Outcome.ACK, Outcome.RETRY, Outcome.DEAD])
+def test_a_settlement_of_more_than_the_server_takes(redis: RedisServer, opened: Open, outcome: str) -> None:
+    """It is told before anything of the call took effect."""
+    consumer = opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    consumer.push([job() for _ in range(3)])
+    taken = take(consumer, 3)
+    result = b"x" * (MIB + 1) if outcome == Outcome.ACK else None
+    if outcome != Outcome.ACK:
+        taken[1].job.payload = b"x" * MIB
+    settlements = [
+        Settlement(taken[0], Outcome.ACK, b"result", 60.0),
+        Settlement(taken[1], outcome, result, 60.0),
+        Settlement(taken[2], Outcome.ACK),
+    ]
+    for _ in range(2):
+        with pytest.raises(BrokerError, match=r"takes 1,048,576 bytes at once .* has 1,048,") as raised:
+            consumer.settle(settlements)
+        assert not isinstance(raised.value, BrokerUnavailableError)
+        assert consumer.backlog(TOPIC).running == 3
+    assert consumer.settle([settlements[0], settlements[2]]) == []
+    taken[1].job.payload = b""
+    assert consumer.dead(taken[1])
+
+
+def test_many_large_results_are_settled_in_parts(
+    redis: RedisServer, operator: redis_py.Redis, opened: Open
+) -> None:
+    """A server is not to have all of them in memory at once, beside what it keeps."""
+    consumer = opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    consumer.push([job() for _ in range(10)])
+    taken = take(consumer, 10)
+    results = [bytes([i]) * (5 * MIB) for i in range(10)]
+    operator.config_resetstat()
+    settlements = [
+        Settlement(delivery, Outcome.ACK, result, 60.0)
+        for delivery, result in zip(taken, results, strict=True)
+    ]
+    assert consumer.settle(settlements) == []
+    assert operator.info("commandstats")["cmdstat_evalsha"]["calls"] == 4
+    assert [consumer.result(delivery.job.id) for delivery in taken] == results
+    assert consumer.settle(settlements) == taken
+
+
+def test_who_may_not_ask_for_limits_pushes(
+    redis: RedisServer, operator: redis_py.Redis, opened: Open
+) -> None:
+    operator.acl_setuser("plain", enabled=True, nopass=True, keys="*", channels="*", categories=["+@all"])
+    operator.execute_command("ACL", "SETUSER", "plain", "-config")  # type: ignore[no-untyped-call]
+    try:
+        assert opened(redis.url.replace("//", "//plain:any@")).push([job()]) == [True]
+    finally:
+        operator.acl_deluser("plain")
 
 
 class Seconds(float):

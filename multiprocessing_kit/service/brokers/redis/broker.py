@@ -40,7 +40,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
-from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, PayloadError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.redis import scripts
 from multiprocessing_kit.service.brokers.redis.link import RedisLink, RedisServerAt
@@ -55,6 +55,10 @@ _OLDEST_VERSION = (6, 2)
 _IDLE_SECONDS = 5.0
 _JOBS_AT_ONCE = 500  # in a script that pushes: for others' calls to come between
 _BYTES_AT_ONCE = 1 << 20
+_SETTLED_BYTES_AT_ONCE = 1 << 24
+_NAMING_WORDS = 4  # of one job that is settled: what, id, topic, token
+_LARGEST = 1 << 29  # record that a server takes, where it does not tell
+_SMALL = 1_000_000  # payload, for any server: the limit cannot be set to less than 1 MiB
 _DEAD_AT_ONCE = 200
 _PURGED_AT_ONCE = 5000
 
@@ -87,15 +91,22 @@ class RedisBroker(Broker):
         self._sweeps_from = 0.0
         self._next_due: float | None = None
         self._keeps = True
+        self._largest = _LARGEST
 
     # ── for everybody ─────────────────────────────────────────────────────────────────────────────
 
     def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
+        jobs = list(jobs)  # whoever makes them is not to run while the server waits for the rest
         with self._told() as link:
-            if isinstance(jobs, list) and len(jobs) == 1:
+            if len(jobs) == 1:
                 words = [jobs[0].id.encode(), jobs[0].encode(), *_place(jobs[0])]
+                if refusal := self._refusal(jobs[0], words[1]):
+                    raise PayloadError(refusal)
                 return [link.run("push", scripts.PUSH_ONE, self._key, *words, soon=True) == 1]
+            for job in jobs:
+                if len(job.payload) > _SMALL and (refusal := self._refusal(job, job.encode())):
+                    raise PayloadError(refusal)
             replies = link.run_all("push", scripts.PUSH, self._key, _pushes(jobs), soon=True)
         return [added == _YES for reply in replies for added in reply]
 
@@ -232,17 +243,15 @@ class RedisBroker(Broker):
         """See `Broker.settle`."""
         if not settlements:
             return []
-        words = [self._consumer]
-        for settlement in settlements:
-            words += _settled(settlement)
         with self._told() as link:
+            calls = self._settling(settlements)
             try:
-                reply = link.run("settle", scripts.SETTLE, self._key, *words)
-            except BrokerUnavailableError:
+                replies = link.run_all("settle", scripts.SETTLE, self._key, calls)
+            except BrokerError:
                 self._doubtful.update((s.delivery.job.id, s.delivery.token) for s in settlements)
                 raise
         fenced = []
-        for settlement, done in zip(settlements, reply, strict=True):
+        for settlement, done in zip(settlements, b"".join(replies), strict=True):
             delivery = settlement.delivery
             if self._held.get(delivery.job.id) == delivery.token:
                 del self._held[delivery.job.id]
@@ -250,6 +259,35 @@ class RedisBroker(Broker):
             if done != _YES and not was_sent:
                 fenced.append(delivery)
         return fenced
+
+    def _settling(self, settlements: Sequence[Settlement]) -> list[list[bytes]]:
+        """The arguments of calls of `SETTLE`."""
+        calls = [[self._consumer]]
+        size = 0
+        for settlement in settlements:
+            words = _settled(settlement)
+            if len(words) > _NAMING_WORDS:
+                for word in words[_NAMING_WORDS:]:
+                    if refusal := self._refusal(settlement.delivery.job, word):
+                        raise BrokerError(refusal, broker=self._server.shown)
+                    size += len(word)
+                if size > _SETTLED_BYTES_AT_ONCE and len(calls[-1]) > 1:
+                    calls.append([self._consumer])
+                    size = sum(map(len, words))
+            calls[-1] += words
+        return calls
+
+    def _refusal(self, job: Job, word: bytes) -> str:
+        """Why the server does not take this record or result of a job; "" if it does.
+
+        The limit is asked for with each connection, so that an error for it asks anew.
+        """
+        if len(word) <= self._largest:
+            return ""
+        return (
+            f"{self._server.shown} takes {self._largest:,} bytes at once (proto-max-bulk-len),"
+            f" and job {job.id} of topic {job.topic} has {len(word):,}"
+        )
 
     def extend(self) -> None:
         """See `Broker.extend`."""
@@ -358,6 +396,7 @@ class RedisBroker(Broker):
         link = self._server.connect()
         try:
             self._check(link)
+            self._largest = _largest(link)
             if self._consumer:
                 self._connections += 1
                 self._register(link)
@@ -390,6 +429,17 @@ class RedisBroker(Broker):
             if link is not None:
                 link.close()
         self._link = self._bell = None
+
+
+def _largest(link: RedisLink) -> int:
+    """Word that the server takes in a command."""
+    try:
+        reply = link.call("connect", [b"CONFIG", b"GET", b"proto-max-bulk-len"])[0]
+    except BrokerUnavailableError:
+        raise
+    except BrokerError:  # not everybody may ask
+        return _LARGEST
+    return int(reply[1]) if reply else _LARGEST
 
 
 def _pushes(jobs: Iterable[Job]) -> Iterator[list[bytes]]:
