@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pika
@@ -348,6 +350,37 @@ def test_a_refused_push_drops_no_result(broker: RabbitBroker, consumer: RabbitBr
     assert broker.result("x") == b"result"
 
 
+def test_results_take_little_memory_and_are_found_again(
+    rabbitmq: RabbitServer, opened: Open, broker: RabbitBroker, consumer: RabbitBroker
+) -> None:
+    """Of others those that nobody has asked for take none."""
+    results = {_done(broker, consumer, size): size for size in range(2_000_000, 2_000_040)}
+    other = opened(rabbitmq)
+    first = next(iter(results))
+    with _memory() as taken:
+        eventually(lambda: other.result(first) is not None)
+        assert taken() < 10e6
+        for reader in (broker, other):
+            for _ in range(2):
+                for job_id, size in results.items():
+                    found = reader.result(job_id)
+                    assert found is not None
+                    assert len(found) == size
+        del found
+        assert taken() < 2 * 70e6
+
+
+def test_results_past_their_time_take_no_memory(broker: RabbitBroker, consumer: RabbitBroker) -> None:
+    with _memory() as taken:
+        for _ in range(5):
+            job_id = _done(broker, consumer, 3_000_000, keep=2.0)
+            eventually(lambda each=job_id: broker.result(each) is not None)  # type: ignore[misc]
+        assert taken() > 3e6
+        waiting = job()
+        broker.push([waiting])
+        eventually(lambda: broker.result(waiting.id) is None and taken() < 3e6)
+
+
 # ── what else is on the server ────────────────────────────────────────────────────────────────────────
 
 
@@ -496,6 +529,24 @@ def _cut(server: RabbitServer) -> None:
         if connection.raddr and connection.raddr.port == server.port:
             with socket.socket(fileno=os.dup(connection.fd)) as cut:
                 cut.shutdown(socket.SHUT_RDWR)
+
+
+def _done(broker: Broker, consumer: Broker, size: int, keep: float = 600.0) -> str:
+    """The id of a job that has a result of so many bytes."""
+    broker.push([job()])
+    (delivery,) = take(consumer, 1)
+    assert consumer.ack(delivery, b"x" * size, keep=keep)
+    return delivery.job.id
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[Callable[[], int]]:
+    """What tells the bytes that were taken since, and are not free again."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
 
 
 def _has(broker: Broker, ready: int, dead: int = 0) -> None:

@@ -2,7 +2,8 @@
 
 A result is one message, `UNTIL KEY` (milliseconds, key of the job's id), a newline, and the result. A handle
 reads the stream from about its own first push on, and keeps what belongs to the jobs that it has pushed;
-asked for another's, it reads the stream from its begin, once, and keeps all. The stream is cut at 1 GB.
+asked for another's, it reads the stream from its begin, once, and keeps the places of all. What it has no
+room for is read again at its place. The stream is cut at 1 GB.
 
 Of several results of an id the latest counts. Before an id is used again, a message `0 KEY` says that what is
 before it is an earlier job's; who published it takes no result of this id until it has read it.
@@ -13,9 +14,10 @@ from __future__ import annotations
 import datetime
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from multiprocessing_kit.service.brokers.rabbitmq.kept import MOST_KEPT, Kept
 from multiprocessing_kit.service.brokers.rabbitmq.names import Names, key_of, new_mark
 from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter
 from multiprocessing_kit.service.brokers.rabbitmq.session import Session
@@ -26,7 +28,6 @@ __all__ = ["Results", "result_letter"]
 
 _PREFETCH = 500
 _ACKNOWLEDGED = 100
-_MOST_KEPT = 100_000
 _MARGIN_SECONDS = 120.0
 """That the clocks of pushers and server may differ by."""
 
@@ -52,7 +53,7 @@ class Results:
         self._own: OrderedDict[str, str] = OrderedDict()  # each with the mark that it must read first
         self._since: float | None = None
         self._is_whole = False
-        self._found: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._kept = Kept()
         self._line: Line | None = None
         self._next = -1
         self._unacknowledged = 0
@@ -62,9 +63,7 @@ class Results:
         if self._since is None:
             self._since = time.time() - _MARGIN_SECONDS
         for job in jobs:
-            self._own.setdefault(key_of(job.id), "")
-        while len(self._own) > _MOST_KEPT:
-            self._own.popitem(last=False)
+            self._want(key_of(job.id))
 
     def forget(self, session: Session, job: Job) -> None:
         """This job is about to begin: what is there is of an earlier one of its id, and nobody's any more."""
@@ -72,7 +71,7 @@ class Results:
         key = key_of(job.id)
         letter = Letter("", self._names.results, f"0 {key}\n".encode(), new_mark(job))
         self._own[key] = letter.mark
-        self._found.pop(key, None)
+        self._kept.drop(key)
         is_there = False
         try:
             is_there = not session.publisher.send([letter])
@@ -87,11 +86,24 @@ class Results:
         if not self._is_whole and key not in self._own:
             self._is_whole, self._next = True, -1
             self._close()
+        self._want(key)
         if self._line is None or self._line.wire is not session.wire or not self._line.is_open:
             self._read_from(session)
         self._catch_up(session)
-        until, result = self._found.get(key, (0.0, b""))
-        return result if until > time.time() else None
+        self._kept.sweep()
+        place, result = self._kept.place(key), self._kept.result(key)
+        if place is not None and result is None:
+            result = self._read_at(session, place)
+            if result is None:
+                self._kept.drop(key)
+            elif self._kept.place(key) == place:
+                self._kept.hold(key, result)
+        return None if place is None else result
+
+    def _want(self, key: str) -> None:
+        self._own.setdefault(key, "")
+        while len(self._own) > MOST_KEPT:
+            self._own.popitem(last=False)
 
     def _read_from(self, session: Session) -> None:
         offset: Any = "first"
@@ -101,18 +113,31 @@ class Results:
             offset = datetime.datetime.fromtimestamp(self._since, datetime.timezone.utc)
         self._line = line = Line(session.wire)
         self._unacknowledged = 0
-        line.call("basic_qos", prefetch_count=_PREFETCH)
+        self._consume(line, _PREFETCH, offset, self._come)
+
+    def _read_at(self, session: Session, place: int) -> bytes | None:
+        """What lies there; None if it was cut."""
+        line = Line(session.wire)
+        come: list[tuple[int, bytes]] = []
+        self._consume(line, 1, place, lambda _, __, properties, body: come.append((_place(properties), body)))
+        session.wire.wait(lambda: come or line.reason)
+        line.check()
+        line.close()
+        found, body = come[0]
+        return body.partition(b"\n")[2] if found == place else None
+
+    def _consume(self, line: Line, prefetch: int, offset: Any, come: Callable[..., None]) -> None:
+        line.call("basic_qos", prefetch_count=prefetch)
         line.call(
             "basic_consume",
             queue=self._names.results,
-            on_message_callback=lambda _, method, properties, body: self._come(
-                line, method, properties, body
-            ),
+            on_message_callback=lambda _, method, properties, body: come(line, method, properties, body),
             arguments={"x-stream-offset": offset},
         )
 
     def _come(self, line: Line, method: Any, properties: Any, body: bytes) -> None:
-        self._next = max(self._next, (properties.headers or {}).get("x-stream-offset", -1) + 1)
+        place = _place(properties)
+        self._next = max(self._next, place + 1)
         self._unacknowledged += 1
         if self._unacknowledged >= _ACKNOWLEDGED:
             line.channel.basic_ack(method.delivery_tag, multiple=True)
@@ -127,13 +152,12 @@ class Results:
         awaited = self._own.get(name)
         if awaited and awaited != properties.message_id:
             return
-        self._found.pop(name, None)
         if awaited:
             self._own[name] = ""
-        if seconds > time.time():
-            self._found[name] = (seconds, result)
-            if len(self._found) > _MOST_KEPT:
-                self._found.popitem(last=False)
+        self._kept.sweep()
+        self._kept.put(name, seconds, place)
+        if awaited is not None and self._kept.place(name) is not None:
+            self._kept.hold(name, result)
 
     def _catch_up(self, session: Session) -> None:
         """Read what is there, or what comes of it without a long pause.
@@ -153,6 +177,11 @@ class Results:
 
     def _close(self) -> None:
         line, self._line = self._line, None
-        self._found.clear()
+        self._kept.clear()
         if line is not None and line.is_open:
             line.close()
+
+
+def _place(properties: Any) -> int:
+    place: int = (properties.headers or {}).get("x-stream-offset", -1)
+    return place
