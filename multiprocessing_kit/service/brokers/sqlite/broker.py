@@ -53,6 +53,7 @@ class SqliteBroker(Broker):
 
     def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
+        jobs = list(jobs)  # whoever makes them is not to run within the transaction
         with self.database.transaction("push") as db:
             return [self._push(db, job) for job in jobs]
 

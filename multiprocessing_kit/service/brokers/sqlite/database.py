@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -63,6 +65,7 @@ class Database:
         url: As given.
         path: Of the file, absolute.
         watch: Sees what others write, once `hear` was called.
+        lock: Held in each call; a fork waits for it.
     """
 
     def __init__(self, url: str) -> None:
@@ -71,6 +74,9 @@ class Database:
         self.watch: FileWatch | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
+        self.lock = threading.RLock()
+        with _forking:
+            _databases.add(self)
 
     def unwritable(self) -> str:
         """Why this user cannot write the file, in words; "" if it seems to be fine. Nothing is opened."""
@@ -116,31 +122,35 @@ class Database:
 
     def disconnect(self) -> None:
         """Idempotent. In a child that was forked since, what the parent has stays open."""
-        connection, self._connection = self._connection, None
-        watch, self.watch = self.watch, None
-        if self._pid == os.getpid():
-            if watch is not None:
-                watch.close()
-            if connection is not None:
-                connection.close()
+        with self.lock:
+            connection, self._connection = self._connection, None
+            watch, self.watch = self.watch, None
+            if self._pid == os.getpid():
+                if watch is not None:
+                    watch.close()
+                if connection is not None:
+                    connection.close()
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            self.disconnect()
-            if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
-                cure = f"; {_REMEDY}" if str(error) in _NOT_OURS else ""
-                text = f"cannot {what} in {self.path}: {error}{cure}"
-                raise BrokerUnavailableError(text, broker=self.url) from error
-            text = f"cannot {what} in {self.path}: {error}; is it a file of a service, and whole?"
-            raise BrokerError(text, broker=self.url) from error
+        with self.lock:
+            try:
+                yield
+            except sqlite3.DatabaseError as error:
+                self.disconnect()
+                raise self._error(what, error) from error
+
+    def _error(self, what: str, error: sqlite3.DatabaseError) -> BrokerError:
+        if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
+            cure = f"; {_REMEDY}" if str(error) in _NOT_OURS else ""
+            return BrokerUnavailableError(f"cannot {what} in {self.path}: {error}{cure}", broker=self.url)
+        text = f"cannot {what} in {self.path}: {error}; is it a file of a service, and whole?"
+        return BrokerError(text, broker=self.url)
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
-        # A connection that was open before a fork is its parent's: it is left alone, not closed.
+        # A connection that was open before a fork of C's is its parent's: it is left alone, not closed.
         if missing := self._missing():
             raise BrokerUnavailableError(missing, broker=self.url)
         db = sqlite3.connect(
@@ -196,3 +206,29 @@ def _parsed(url: str) -> tuple[Path, str]:
         text = f"broker {url!r} is not sqlite:///FILE, with or without ?synchronous=full"
         raise ServiceConfigError(text, key="broker")
     return Path(os.path.abspath(unquote(parts.path[1:]))), synchronous
+
+
+# SQLite notes per process which locks of a file it has, in memory that a fork copies. A child that had such a
+# copy would count on locks that are its parent's, and the log could be deleted under it with what it wrote.
+# So no connection is open at a fork; the next call of either side opens one.
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking = threading.RLock()
+_held: list[threading.RLock] = []  # by the thread that forks, which is also the child's
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _held.append(_forking)
+    for database in list(_databases):
+        database.lock.acquire()
+        _held.append(database.lock)
+        database.disconnect()
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

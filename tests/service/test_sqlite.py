@@ -1,0 +1,91 @@
+"""What the SQLite broker must do beside the contract: forks, clocks, and files that others touch."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from multiprocessing_kit.service.brokers.base import Broker
+from multiprocessing_kit.service.brokers.opening import open_broker
+from tests.forks import exit_of, fork, in_child
+from tests.gates import Gate
+from tests.service.holding import TOPIC, job
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+# ── forks ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_no_push_is_lost_where_a_process_forks_with_an_open_file(
+    url: str, service_name: str, how: str
+) -> None:
+    """Of both sides, whatever the parent and other processes do to the file meanwhile."""
+    broker = open_broker(url, service_name)
+    broker.push([job(id="parent")])
+
+    def push_elsewhere() -> None:
+        with open_broker(url, service_name) as other:
+            other.push([job()])
+
+    with Gate() as first, Gate() as second, Gate() as third, Gate() as fourth:
+
+        def push() -> None:
+            broker.push([job(id="child 1")])
+            first.open()
+            second.wait()
+            broker.push([job(id="child 2")])
+            third.open()
+            fourth.wait()
+            broker.push([job(id="child 3")])
+
+        child = fork(push)
+        first.wait()
+        if how == "close":
+            broker.close()
+        else:
+            del broker
+        assert in_child(push_elsewhere) == 0
+        second.open()
+        third.wait()
+        assert in_child(push_elsewhere) == 0
+        fourth.open()
+        assert exit_of(child) == 0
+    assert in_child(push_elsewhere) == 0
+    with open_broker(url, service_name) as broker:
+        assert broker.backlog(TOPIC).ready == 1 + 3 + 3
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_process_forks_while_its_threads_push(url: str, service_name: str) -> None:
+    brokers = [open_broker(url, service_name) for _ in range(2)]
+    over = threading.Event()
+    pushed: list[int] = []
+
+    def push_on(broker: Broker) -> None:
+        count = 0
+        while not over.is_set():
+            count += broker.push([job()])[0]
+        pushed.append(count)
+
+    threads = [threading.Thread(target=push_on, args=(broker,)) for broker in brokers]
+    for thread in threads:
+        thread.start()
+    try:
+        children = [in_child(lambda: [broker.push([job()]) for broker in brokers]) for _ in range(10)]
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert children == [0] * 10
+    assert brokers[0].backlog(TOPIC).ready == sum(pushed) + 10 * len(brokers)
+    for broker in brokers:
+        broker.close()
