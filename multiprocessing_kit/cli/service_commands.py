@@ -121,6 +121,11 @@ def start(file: str, detach: bool) -> None:
     problems = wrong_around(found.config)
     if not is_restarting():
         problems += wrong_imports_in_a_child(found.config)
+        # It may want a database that comes up with the same boot: workers try it until it does.
+        passing = [problem for problem in problems if problem.key == ("setup",)]
+        problems = [problem for problem in problems if problem not in passing]
+        if passing and not problems:
+            click.echo(f"{found.error(passing)}; workers try on", err=True)
     elif not is_handed_over(found.config.name):
         # A trial for a restart: workers that cannot start must not replace those that work.
         problems += wrong_imports(found.config)

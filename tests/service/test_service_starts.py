@@ -15,11 +15,6 @@ pytestmark = pytest.mark.timeout(300)  # a command takes a second, and many on a
 BROKEN = {
     "a module that does not import": ("", "import not_there", "No module named 'not_there'"),
     "a syntax error": ("", "def broken(:", "SyntaxError: "),
-    "a set-up that raises": (
-        "setup = 'jobs:boot'",
-        "def boot(): 1 / 0",
-        "setup: 'jobs:boot': ZeroDivisionError",
-    ),
 }
 
 
@@ -32,6 +27,21 @@ def test_what_cannot_run_is_not_started(tmp_path: Path, what: str) -> None:
             assert done.stderr.startswith("Error: service.toml:")
             assert told in done.stderr
         assert not shop.living()
+
+
+def test_a_setup_that_raises_may_work_later(tmp_path: Path) -> None:
+    jobs = """
+        def boot():
+            if not os.path.exists(os.path.join(os.path.dirname(os.path.abspath(__file__)), "ready")):
+                raise ConnectionError("no database yet")
+    """
+    with Shop(tmp_path, WORK, jobs, settings="setup = 'jobs:boot'") as shop:
+        told = shop.command("start", "-d").stderr
+        assert "setup: 'jobs:boot': ConnectionError: no database yet" in told
+        assert told.endswith("; workers try on\n")
+        shop.wait_for_log("a worker of work failed")
+        (shop.folder / "ready").touch()
+        assert shop.result(shop.push("work", 1)) == 1
 
 
 def test_a_reload_into_code_that_cannot_run_leaves_the_workers(tmp_path: Path) -> None:
