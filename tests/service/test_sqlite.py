@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,14 +14,26 @@ from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
 from tests.forks import exit_of, fork, in_child
 from tests.gates import Gate
-from tests.service.holding import TOPIC, job
+from tests.service.holding import TOPIC, ids, job, take
 
 pytestmark = pytest.mark.timeout(180)
+
+LEASE = 2.0
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+@pytest.fixture
+def consumers(url: str, service_name: str) -> Iterator[list[Broker]]:
+    """Two that have joined."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(open_broker(url, service_name)) for _ in range(2)]
+        for number, consumer in enumerate(found):
+            consumer.join(f"number {number}", [TOPIC], LEASE)
+        yield found
 
 
 # ── forks ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,3 +104,40 @@ def test_a_process_forks_while_its_threads_push(url: str, service_name: str) -> 
     assert brokers[0].backlog(TOPIC).ready == sum(pushed) + 10 * len(brokers)
     for broker in brokers:
         broker.close()
+
+
+# ── clocks ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_clock_that_is_set_ends_no_lease(consumers: list[Broker], monkeypatch: pytest.MonkeyPatch) -> None:
+    holding, other = consumers
+    holding.push([job()])
+    (delivery,) = take(holding, 1)
+    until = time.monotonic() + LEASE
+    while time.monotonic() < until:  # from then on it looks for those who are silent
+        holding.extend()
+        other.extend()
+        time.sleep(LEASE / 20)
+    _set_clock(monkeypatch, 3600.0)
+
+    other.extend()
+    assert other.reserve(1) == []
+    holding.extend()
+    other.extend()
+    assert holding.ack(delivery)
+
+
+def test_a_clock_that_is_set_back_lets_the_dead_keep_nothing(
+    consumers: list[Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, living = consumers
+    silent.push([job(id="held")])
+    take(silent, 1)
+    _set_clock(monkeypatch, -3600.0)
+
+    assert ids(take(living, 1, extends=True)) == ["held"]
+
+
+def _set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + seconds)

@@ -4,7 +4,8 @@ Each call is one transaction, so that a process killed in it has done all of it 
 that push and those that count work beside the one that takes jobs; `synchronous` is NORMAL, which no kill of
 a process can hurt; a power cut may take the last instants, unless the URL says `?synchronous=full`.
 
-Times are of the host's clock; `seq` is the order of pushes.
+Times are of the host's clock, and so are leases: whoever sees that it was set leaves the others the time to
+extend theirs. `seq` is the order of pushes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = ["SqliteBroker"]
 
 _IDLE_SECONDS = 2.0
 _BLIND_SECONDS = 0.25  # where the system does not tell who writes
+_STEP_SECONDS = 1.0
 
 
 class SqliteBroker(Broker):
@@ -44,7 +46,7 @@ class SqliteBroker(Broker):
         self._consumer = ""
         self._topics: tuple[str, ...] = ()
         self._lease = 0.0
-        self._extended = self._sweeps_from = 0.0
+        self._extended = self._sweeps_from = self._clock = 0.0
         self._next_due = 0.0
         self._reserves = 0
         self._taken: dict[int, int] = {}  # seq of what is held → by which call of `reserve`
@@ -185,6 +187,7 @@ class SqliteBroker(Broker):
             self._release_all(db, self._consumer)
             self._renew(db)
         self._joined_by = os.getpid()
+        self._clock = _clock()
         self._sweeps_from = time.monotonic() + lease / 2
 
     def reserve(self, limit: int, topics: Sequence[str] | None = None) -> list[Delivery]:
@@ -262,20 +265,21 @@ class SqliteBroker(Broker):
 
     def extend(self) -> None:
         """See `Broker.extend`."""
-        now = time.time()
-        if time.monotonic() - self._extended > self._lease / 2:
+        now, clock = time.time(), _clock()
+        is_set = abs(clock - self._clock) > _STEP_SECONDS
+        if is_set or time.monotonic() - self._extended > self._lease / 2:
             # The host slept, or the file was locked: others are as late, and are about to extend theirs.
             self._sweeps_from = time.monotonic() + self._lease / 2
         with self.database.transaction("extend the lease") as db:
+            if is_set:  # back: what the dead hold would stay theirs until it is that late again
+                last = "UPDATE consumers SET until = ? WHERE service = ? AND until > ?"
+                db.execute(last, (now + self._lease, self.service, now + self._lease))
             self._renew(db)
             db.execute("DELETE FROM results WHERE until < ?", (now,))
             db.execute("DELETE FROM ids WHERE until < ?", (now,))
-            if time.monotonic() < self._sweeps_from:
-                return
-            over = "SELECT name FROM consumers WHERE service = ? AND until < ?"
-            for (name,) in db.execute(over, (self.service, now)).fetchall():
-                self._release_all(db, name)
-                db.execute("DELETE FROM consumers WHERE name = ?", (name,))
+            if time.monotonic() >= self._sweeps_from:
+                self._sweep(db, now)
+        self._clock = clock
 
     def detach(self) -> None:
         """See `Broker.detach`: SQLite notes its locks per process, in memory that a fork copies."""
@@ -333,6 +337,12 @@ class SqliteBroker(Broker):
             (consumer,),
         )
 
+    def _sweep(self, db: sqlite3.Connection, now: float) -> None:
+        over = "SELECT name FROM consumers WHERE service = ? AND until < ?"
+        for (name,) in db.execute(over, (self.service, now)).fetchall():
+            self._release_all(db, name)
+            db.execute("DELETE FROM consumers WHERE name = ?", (name,))
+
     def _renew(self, db: sqlite3.Connection) -> None:
         row = (self._consumer, self.service, time.time() + self._lease)
         db.execute("INSERT OR REPLACE INTO consumers VALUES (?, ?, ?)", row)
@@ -344,3 +354,8 @@ class SqliteBroker(Broker):
         except ValueError as error:
             text = f"{self.database.path} holds what is no job: {error}"
             raise BrokerError(text, broker=self.database.url) from error
+
+
+def _clock() -> float:
+    """Changes when somebody sets the clock, or when the host slept."""
+    return time.time() - time.monotonic()
