@@ -135,6 +135,33 @@ def test_redis_is_away_at_a_call(redis: RedisServer, opened: Open, before: int) 
     assert story.finish() == EVERYTHING
 
 
+def test_redis_was_away_between_two_calls(redis: RedisServer, operator: redis_py.Redis, opened: Open) -> None:
+    """Nobody is told of what is over."""
+    broker, consumer = opened(redis.url), opened(redis.url)
+    consumer.join("first", [TOPIC], LEASE)
+    broker.push([job()])
+    steps: list[Callable[[], bool]] = [
+        lambda: broker.push([job()]) == [True],
+        lambda: broker.push([job(), job()]) == [True, True],
+        lambda: broker.backlog(TOPIC).ready == 4,
+        lambda: len(consumer.reserve(10)) == 4,
+        lambda: consumer.extend() is None,
+        lambda: consumer.reserve(1) == [],
+    ]
+    for step in steps:
+        bell = consumer.fileno()
+        redis.kill()
+        redis.start()
+        assert step()
+    assert consumer.fileno() != bell
+    assert broker.backlog(TOPIC).running == 4
+    before = operator.info("stats")["total_connections_received"]
+    time.sleep(0.05)  # the time after which it looks
+    broker.push([job()])
+    assert operator.info("stats")["total_connections_received"] == before, "an open one stays"
+    assert rings(consumer, 60)
+
+
 def test_one_reply_after_the_other_is_lost(
     redis: RedisServer, operator: redis_py.Redis, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

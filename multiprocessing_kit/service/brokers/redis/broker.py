@@ -380,16 +380,19 @@ class RedisBroker(Broker):
     @contextlib.contextmanager
     def _told(self) -> Iterator[RedisLink]:
         """The connection, which does not outlive an error."""
-        link = self._connected()
         try:
-            yield link
+            yield self._connected()
         except BaseException:
             self._disconnect()
             raise
 
     def _connected(self) -> RedisLink:
         if self._link is not None and self._pid == os.getpid():
-            return self._link
+            if not self._link.is_lost():
+                return self._link
+            # Nothing was sent yet, so nothing is done twice. The bell stays until `_hear` has another one.
+            self._link.close()
+            self._link = None
         if self._pid != os.getpid():  # the parent is the consumer
             self._disconnect()
             self._forget()

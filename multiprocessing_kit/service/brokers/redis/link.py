@@ -7,9 +7,11 @@ reply was lost) costs more than a command, and here nothing may be repeated unse
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +26,7 @@ from multiprocessing_kit.service.brokers.redis.scripts import Script
 __all__ = ["RedisLink", "RedisServerAt"]
 
 _SECONDS = 3.0
+_FRESH_SECONDS = 0.01  # after its last reply a connection is taken as open
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 _AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "MISCONF", "NOREPLICAS", "TRYAGAIN")
@@ -120,6 +123,7 @@ class RedisLink:
         self._connection = connection
         self._socket: socket.socket = connection._sock
         self._replies = Replies(self._socket)
+        self._used = time.monotonic()
 
     def call(self, what: str, *commands: Sequence[bytes]) -> list[Any]:
         """Send commands in one go, and read their replies. After an error that it raises, close it.
@@ -189,6 +193,14 @@ class RedisLink:
             pass
         return False
 
+    def is_lost(self) -> bool:
+        """Whether it was closed meanwhile, or something came that nobody has asked for."""
+        if time.monotonic() - self._used < _FRESH_SECONDS:
+            return False
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
     def fileno(self) -> int:
         """Of its socket."""
         return self._socket.fileno()
@@ -207,7 +219,9 @@ class RedisLink:
             count += 1
         if soon and count:
             self._replies.look()
-        return [self._replies.read() for _ in range(count)]
+        replies = [self._replies.read() for _ in range(count)]
+        self._used = time.monotonic()
+        return replies
 
 
 def _good(replies: list[Any]) -> list[Any]:
