@@ -531,6 +531,29 @@ def test_results_are_kept_so_long(broker: Broker, consumer: Broker) -> None:
     eventually(lambda: broker.result(short.job.id) is None)
 
 
+def test_a_result_goes_when_its_job_runs_anew(broker: Broker, consumer: Broker) -> None:
+    """Who waits for the second run is not to get what came of the first."""
+
+    def push() -> bool:
+        return broker.push([job(id="key", is_unique=True)])[0]
+
+    assert push()
+    assert consumer.ack(take(consumer, 1)[0], b"first", keep=600.0)
+    assert broker.result("key") == b"first"
+    eventually(push)
+    assert broker.result("key") is None
+    assert not push()
+    assert consumer.settle([Settlement(take(consumer, 1)[0], Outcome.DEAD, b"second", 600.0)]) == []
+    assert not push()
+    assert broker.result("key") == b"second", "a push that is refused changes nothing"
+    eventually(lambda: broker.backlog(TOPIC).dead == 1)
+
+    assert broker.dead_retry(TOPIC, ["key"]) == 1
+    assert broker.result("key") is None
+    assert consumer.ack(take(consumer, 1)[0], b"third", keep=600.0)
+    assert broker.result("key") == b"third"
+
+
 # ── leases ────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -86,8 +86,10 @@ class SqliteBroker(Broker):
         )
         if added.rowcount != 1:
             return False
-        if job.is_unique and job.hold > 0:
-            db.execute("INSERT OR REPLACE INTO ids VALUES (?, ?)", (self._key(job.id), now + job.hold))
+        if job.is_unique:
+            db.execute("DELETE FROM results WHERE id = ?", (self._key(job.id),))
+            if job.hold > 0:
+                db.execute("INSERT OR REPLACE INTO ids VALUES (?, ?)", (self._key(job.id), now + job.hold))
         return True
 
     def backlog(self, topic: str) -> Backlog:
@@ -149,6 +151,7 @@ class SqliteBroker(Broker):
                 job = self._decoded(record)
                 job.begin_anew()
                 self._requeue(db, seq, job, time.time())
+                db.execute("DELETE FROM results WHERE id = ?", (self._key(job.id),))
                 count += 1
         return count
 
