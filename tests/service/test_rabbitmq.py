@@ -397,20 +397,54 @@ def test_a_job_pushed_again_while_it_waits_runs_once(broker: RabbitBroker, consu
     _has(broker, ready=0)
 
 
+NO_JOBS = [
+    b"hello",
+    b'{"id":7,"topic":"mail","pushed":0.0}\nx',
+    b'{"id":"a","topic":"mail","pushed":0.0,"due":"soon"}\nx',
+    b'{"id":"a","topic":"mail","pushed":1e308}\nx',
+    b'{"id":"a","topic":"\\ud800","pushed":0.0}\nx',
+]
+
+
 def test_what_is_no_job_is_a_dead_letter(
-    rabbitmq: RabbitServer, broker: RabbitBroker, consumer: RabbitBroker, service_name: str
+    rabbitmq: RabbitServer,
+    opened: Open,
+    broker: RabbitBroker,
+    service_name: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    consumer = opened(rabbitmq)
+    consumer.join("first", ["other", TOPIC], LEASE)
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
-        connection.channel().basic_publish("", Names(service_name).low(TOPIC), b"hello")
+        for record in NO_JOBS:
+            connection.channel().basic_publish("", Names(service_name).low(TOPIC), record)
     good = job()
     broker.push([good])
 
     assert ids(take(consumer, 1)) == [good.id]
-    _has(broker, ready=0, dead=1)
-    (letter,) = broker.dead_letters(TOPIC, 10)
-    assert letter.job.payload == b"hello"
-    assert "not a job's record" in letter.job.history[0].error
-    assert broker.dead_purge(TOPIC, None) == 1
+    _has(broker, ready=0, dead=len(NO_JOBS))
+    assert caplog.text.count("what is no job came from the broker") == len(NO_JOBS)
+    letters = broker.dead_letters(TOPIC, 10)
+    assert [letter.job.payload for letter in letters] == NO_JOBS
+    assert all(letter.job.topic == TOPIC and time.time() - 60 < letter.died for letter in letters)
+    assert {event.kind for letter in letters for event in letter.job.history} == {"unreadable"}
+    assert broker.dead_retry(TOPIC, None) == 0
+    assert broker.dead_purge(TOPIC, [letters[0].job.id]) == 1
+    assert broker.dead_purge(TOPIC, None) == len(NO_JOBS) - 1
+
+
+def test_a_job_that_somebody_else_has_published(
+    rabbitmq: RabbitServer, consumer: RabbitBroker, service_name: str
+) -> None:
+    """Without a mark of ours."""
+    jobs = [job(), job()]
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
+        for each in jobs:
+            connection.channel().basic_publish("", Names(service_name).low(TOPIC), each.encode())
+    deliveries = take(consumer, 2)
+    assert ids(deliveries) == ids(jobs)
+    assert consumer.settle([Settlement(each, Outcome.ACK) for each in deliveries]) == []
+    none_comes(consumer)
 
 
 def test_queues_that_are_there_are_used_as_they_are(

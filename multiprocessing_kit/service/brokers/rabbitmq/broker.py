@@ -127,7 +127,7 @@ class RabbitBroker(Broker):
             counts = session.declare_topic(topic)
             delays = [queue for queue, _ in self._names.delays(topic)]
             for queue in [*self._names.taken_from(topic), *delays]:
-                count += Lying(session, queue).purge(None) if counts[queue] else 0
+                count += Lying(session, topic, queue).purge(None) if counts[queue] else 0
             return count
 
     def result(self, job_id: str) -> bytes | None:
@@ -153,7 +153,7 @@ class RabbitBroker(Broker):
     def _dead(self, topic: str) -> Lying:
         session = self._connected()
         session.declare_topic(topic)
-        return Lying(session, self._names.dead(topic))
+        return Lying(session, topic, self._names.dead(topic))
 
     def close(self) -> None:
         """See `Broker.close`."""

@@ -209,15 +209,15 @@ class Intake:
             missing = wanted
         self._now.call("basic_qos", prefetch_count=min(missing, _MOST_PREFETCHED))
         for queue in queues:
-            tag = self._consume(queue)
+            tag = self._consume(queue, topic)
             self._consumers[topic].append((tag, missing if queue == queues[0] else 0))
         return True
 
-    def _consume(self, queue: str) -> str:
+    def _consume(self, queue: str, topic: str) -> str:
         tag: str = self._now.call(
             "basic_consume",
             queue=queue,
-            on_message_callback=lambda _, method, properties, body: self._come(method, properties, body),
+            on_message_callback=lambda _, *message: self._come(topic, *message),
         ).consumer_tag
         return tag
 
@@ -250,7 +250,7 @@ class Intake:
         kept.clear()
         return jobs
 
-    def _come(self, method: Any, properties: Any, body: bytes) -> None:
+    def _come(self, topic: str, method: Any, properties: Any, body: bytes) -> None:
         tag, channel = method.delivery_tag, self._now.channel
         mark = properties.message_id or ""
         if self.settled.has(mark, method.redelivered or self._was_held(properties)):
@@ -265,18 +265,21 @@ class Intake:
             return
         try:
             job = Job.decode(body)
-        except ValueError:
-            _log.error("what is no job came from the broker, and is a dead letter: %.200r", body)
-            self._pass_on(tag, Letter("", self._names.dead(self.topics[0]), body, ""))
+            mark, now = mark or mark_of(job), time.time()
+            is_ours = job.due <= now and job.topic in self._kept
+            elsewhere = "" if is_ours else self._names.of(job, now)
+        except (ValueError, OverflowError) as error:
+            _log.error("what is no job came from the broker, and is a dead letter of %s: %s", topic, error)
+            died = {"died": repr(time.time())}
+            self._pass_on(tag, Letter("", self._names.dead(topic), body, mark, died))
             return
-        now = time.time()
-        if job.due > now or job.topic not in self._kept:
+        if elsewhere:
             # It came early: its delay queue was the longest that does not come late. Or this consumer took it
             # when it served other topics.
-            self._pass_on(tag, Letter("", self._names.of(job, now), body, mark))
+            self._pass_on(tag, Letter("", elsewhere, body, mark))
             return
         kept = self._kept[job.topic]
-        held = self.known[mark] = Held(job, mark or mark_of(job), tag)
+        held = self.known[mark] = Held(job, mark, tag)
         heapq.heappush(kept, (-job.priority, place_of(mark), next(self._order), held))
 
     def _was_held(self, properties: Any) -> bool:
@@ -365,5 +368,5 @@ class Intake:
         session.declare(hold, quorum(**arguments))
         session.control.call("queue_bind", queue=hold, exchange=hold, routing_key="")
         self._now.call("basic_qos", prefetch_count=0)
-        self._consume(hold)
+        self._consume(hold, self.topics[0])
         self._uses_hold = True
