@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
 from tests.forks import exit_of, fork, in_child
 from tests.gates import Gate
-from tests.service.holding import TOPIC, ids, job, take
+from tests.service.holding import TOPIC, ids, job, none_comes, take
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -141,3 +143,41 @@ def test_a_clock_that_is_set_back_lets_the_dead_keep_nothing(
 def _set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + seconds)
+
+
+# ── what others write ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b'{"v":2}\nx', b"nonsense", b'{"id":7,"topic":"mail","pushed":0.0}\n', "a text", 7, b""],
+    ids=["no job", "no head", "wrong types", "text", "number", "empty"],
+)
+def test_what_is_no_job_is_put_aside(
+    url: str, consumers: list[Broker], record: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = consumers[0]
+    consumer.push([job(id="hurt"), job(id="whole")])
+    _change(url, "UPDATE jobs SET record = ? WHERE id LIKE '%/hurt'", record)
+
+    with caplog.at_level(logging.ERROR):
+        assert consumer.reserve(1) == []
+        assert consumer.idle() == 0.0, "there was more than this one"
+        assert ids(consumer.reserve(1)) == ["whole"]
+    none_comes(consumer)
+    assert [each.message.partition(": ")[0] for each in caplog.records] == [
+        f"{url.removeprefix('sqlite:///')} holds what is no job of topic {TOPIC}"
+    ]
+    raw = record if isinstance(record, bytes) else str(record).encode()
+    (letter,) = consumer.dead_letters(TOPIC, 10)
+    assert (letter.job.id, letter.job.topic, letter.job.payload) == ("hurt", TOPIC, raw)
+    assert [event.kind for event in letter.job.history] == ["unreadable"]
+    assert consumer.dead_retry(TOPIC, None) == 0
+    assert consumer.dead_purge(TOPIC, ["hurt"]) == 1
+    assert consumer.backlog(TOPIC).dead == 0
+
+
+def _change(url: str, statement: str, *values: object) -> None:
+    """As an operator does by hand."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute(statement, values)

@@ -11,21 +11,25 @@ extend theirs. `seq` is the order of pushes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from multiprocessing_kit.errors import BrokerError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.sqlite.database import DEAD, DELAYED, HELD, READY, Database
-from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Job, Outcome, Settlement
+from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Event, Job, Outcome, Settlement
 
 __all__ = ["SqliteBroker"]
 
 _IDLE_SECONDS = 2.0
 _BLIND_SECONDS = 0.25  # where the system does not tell who writes
 _STEP_SECONDS = 1.0
+
+_log = logging.getLogger("multiprocessing_kit.service")
 
 
 class SqliteBroker(Broker):
@@ -49,6 +53,7 @@ class SqliteBroker(Broker):
         self._extended = self._sweeps_from = self._clock = 0.0
         self._next_due = 0.0
         self._reserves = 0
+        self._has_more = False
         self._taken: dict[int, int] = {}  # seq of what is held → by which call of `reserve`
 
     # ── for everybody ─────────────────────────────────────────────────────────────────────────────
@@ -137,18 +142,31 @@ class SqliteBroker(Broker):
         """See `Broker.dead_letters`."""
         with self.database.reading("list dead letters") as db:
             rows = db.execute(
-                f"SELECT record, due FROM jobs WHERE service = ? AND topic = ? AND state = {DEAD}"
+                f"SELECT id, record, due FROM jobs WHERE service = ? AND topic = ? AND state = {DEAD}"
                 " ORDER BY due LIMIT ?",
                 (self.service, topic, limit),
             ).fetchall()
-        return [DeadJob(self._decoded(record), died) for record, died in rows]
+        return [self._dead_job(key, topic, record, died) for key, record, died in rows]
+
+    def _dead_job(self, key: str, topic: str, record: Any, died: float) -> DeadJob:
+        """What is no job is shown as one that has failed."""
+        raw = _bytes(record)
+        try:
+            return DeadJob(Job.decode(raw), died)
+        except ValueError as error:
+            history = [Event(died, 1, "unreadable", str(error))]
+            name = key.removeprefix(self._key(""))
+            return DeadJob(Job(name, topic, raw, pushed=died, history=history), died)
 
     def dead_retry(self, topic: str, job_ids: Sequence[str] | None) -> int:
         """See `Broker.dead_retry`."""
         count = 0
         with self.database.transaction("retry dead letters") as db:
             for seq, record in self._dead(db, topic, job_ids):
-                job = self._decoded(record)
+                try:
+                    job = Job.decode(_bytes(record))
+                except ValueError:  # it could not be run
+                    continue
                 job.begin_anew()
                 self._requeue(db, seq, job, time.time())
                 db.execute("DELETE FROM results WHERE id = ?", (self._key(job.id),))
@@ -198,6 +216,7 @@ class SqliteBroker(Broker):
         self.database.hear()  # what is written from now on is seen below, or rings again
         now = time.time()
         topics = self._topics if topics is None else topics
+        self._has_more = False
         with self.database.reading("look for jobs") as db:
             if limit <= 0 or not self._has_some(db, topics, now):
                 return []
@@ -214,11 +233,14 @@ class SqliteBroker(Broker):
                     " ORDER BY rank, place, seq LIMIT ?",
                     (self.service, topic, limit - len(deliveries)),
                 ).fetchall()
+                jobs = [(seq, self._job(db, seq, topic, record, now)) for seq, record in rows]
+                taken = [(seq, job) for seq, job in jobs if job is not None]
+                self._has_more |= len(taken) < len(rows)
                 db.executemany(
                     f"UPDATE jobs SET state = {HELD}, consumer = ? WHERE seq = ?",
-                    [(self._consumer, seq) for seq, _ in rows],
+                    [(self._consumer, seq) for seq, _ in taken],
                 )
-                deliveries += [Delivery(self._decoded(record), (seq, self._reserves)) for seq, record in rows]
+                deliveries += [Delivery(job, (seq, self._reserves)) for seq, job in taken]
                 if len(deliveries) >= limit:
                     break
         self._taken.update(delivery.token for delivery in deliveries)
@@ -295,6 +317,8 @@ class SqliteBroker(Broker):
 
     def idle(self) -> float:
         """See `Broker.idle`."""
+        if self._has_more:
+            return 0.0
         watch = self.database.watch
         longest = _IDLE_SECONDS if watch is not None and watch.works else _BLIND_SECONDS
         return min(longest, max(0.0, self._next_due - time.time())) if self._next_due else longest
@@ -351,12 +375,22 @@ class SqliteBroker(Broker):
         db.execute("INSERT OR REPLACE INTO consumers VALUES (?, ?, ?)", row)
         self._extended = time.monotonic()
 
-    def _decoded(self, record: bytes) -> Job:
+    def _job(self, db: sqlite3.Connection, seq: int, topic: str, record: Any, now: float) -> Job | None:
+        """A job; what is none is put aside, as others are behind it."""
         try:
-            return Job.decode(bytes(record))
+            return Job.decode(_bytes(record))
         except ValueError as error:
-            text = f"{self.database.path} holds what is no job: {error}"
-            raise BrokerError(text, broker=self.database.url) from error
+            path = self.database.path
+            _log.error(
+                "%s holds what is no job of topic %s: a dead letter from now on: %s", path, topic, error
+            )
+            db.execute(f"UPDATE jobs SET state = {DEAD}, due = ? WHERE seq = ?", (now, seq))
+            return None
+
+
+def _bytes(record: Any) -> bytes:
+    """A record; others may have written a text or a number in its place."""
+    return record if isinstance(record, bytes) else str(record).encode()
 
 
 def _clock() -> float:
