@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, PayloadError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.opening import open_broker
+from multiprocessing_kit.service.job import Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
 from tests.gates import Gate
 from tests.service.holding import TOPIC, ids, job, none_comes, take
@@ -175,6 +179,54 @@ def test_what_is_no_job_is_put_aside(
     assert consumer.dead_retry(TOPIC, None) == 0
     assert consumer.dead_purge(TOPIC, ["hurt"]) == 1
     assert consumer.backlog(TOPIC).dead == 0
+
+
+# ── what is too large ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def small_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite takes a megabyte, and not a thousand of them."""
+    if sys.version_info < (3, 11):
+        pytest.skip("this Python cannot set the limit")
+    real = sqlite3.connect
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = real(*args, **options)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000_000)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+
+
+@pytest.mark.usefixtures("small_rows")
+def test_a_job_that_is_too_large_is_refused(url: str, service_name: str) -> None:
+    with open_broker(url, service_name) as broker:
+        with pytest.raises(PayloadError, match=r"jobs\.db takes 990,000 bytes.* job large .* has 2,000,0"):
+            broker.push([job(), job(b"x" * 2_000_000, id="large")])
+        assert broker.backlog(TOPIC).ready == 0
+        assert broker.push([job(b"x" * 980_000)]) == [True]
+
+
+@pytest.mark.usefixtures("small_rows")
+@pytest.mark.parametrize("outcome", [Outcome.ACK, Outcome.DEAD, Outcome.RETRY])
+def test_what_is_too_large_of_a_job_settles_none(consumers: list[Broker], outcome: str) -> None:
+    consumer = consumers[0]
+    consumer.push([job(), job()])
+    small, large = take(consumer, 2)
+    settled = Settlement(small, Outcome.ACK)
+    if outcome == Outcome.ACK:
+        said = Settlement(large, outcome, b"x" * 2_000_000, 60.0)
+    else:
+        large.job.failed("failed", "x" * 2_000_000)
+        said = Settlement(large, outcome)
+
+    with pytest.raises(BrokerError, match=r"takes 990,000 bytes.* has 2,000,") as raised:
+        consumer.settle([settled, said])
+    assert not isinstance(raised.value, BrokerUnavailableError)
+    assert consumer.backlog(TOPIC).running == 2
+    large.job.history.clear()
+    assert consumer.settle([settled, Settlement(large, Outcome.DEAD)]) == []
 
 
 def _change(url: str, statement: str, *values: object) -> None:

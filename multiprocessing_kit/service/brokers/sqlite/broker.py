@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from multiprocessing_kit.errors import BrokerError
+from multiprocessing_kit.errors import BrokerError, PayloadError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.sqlite.database import DEAD, DELAYED, HELD, READY, Database
 from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Event, Job, Outcome, Settlement
@@ -72,6 +72,9 @@ class SqliteBroker(Broker):
             ).fetchone()
             if held is not None:
                 return False
+        record = job.encode()
+        if refusal := self._refusal(job, record):
+            raise PayloadError(refusal)
         state = DELAYED if job.due > now else READY
         due = job.due if state == DELAYED else now
         row = (
@@ -82,7 +85,7 @@ class SqliteBroker(Broker):
             -job.priority,
             time.time_ns(),
             due,
-            job.encode(),
+            record,
         )
         added = db.execute(
             "INSERT OR IGNORE INTO jobs (id, service, topic, state, rank, place, due, record)"
@@ -277,12 +280,12 @@ class SqliteBroker(Broker):
         elif db.execute("SELECT 1 FROM jobs" + ours, key).fetchone() is None:
             return False
         if settlement.result is not None:
-            row = (self._key(job.id), now + settlement.keep, settlement.result)
+            row = (self._key(job.id), now + settlement.keep, self._fitting(job, settlement.result))
             db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", row)
         if settlement.outcome == Outcome.DEAD:
             db.execute(
                 f"UPDATE jobs SET state = {DEAD}, consumer = NULL, due = ?, record = ? WHERE seq = ?",
-                (now, job.encode(), seq),
+                (now, self._fitting(job, job.encode()), seq),
             )
         elif settlement.outcome == Outcome.RETRY:
             self._requeue(db, seq, job, now)
@@ -353,9 +356,10 @@ class SqliteBroker(Broker):
 
     def _requeue(self, db: sqlite3.Connection, seq: int, job: Job, now: float) -> None:
         state = DELAYED if job.due > now else READY
+        record = self._fitting(job, job.encode())
         db.execute(
             "UPDATE jobs SET state = ?, consumer = NULL, place = ?, due = ?, record = ? WHERE seq = ?",
-            (state, time.time_ns(), job.due if state == DELAYED else now, job.encode(), seq),
+            (state, time.time_ns(), job.due if state == DELAYED else now, record, seq),
         )
 
     def _release_all(self, db: sqlite3.Connection, consumer: str) -> None:
@@ -374,6 +378,21 @@ class SqliteBroker(Broker):
         row = (self._consumer, self.service, time.time() + self._lease)
         db.execute("INSERT OR REPLACE INTO consumers VALUES (?, ?, ?)", row)
         self._extended = time.monotonic()
+
+    def _refusal(self, job: Job, data: bytes) -> str:
+        """Why the file does not take this record or result of a job; "" if it does."""
+        largest = self.database.largest
+        if len(data) <= largest:
+            return ""
+        return (
+            f"{self.database.path} takes {largest:,} bytes at once (SQLITE_LIMIT_LENGTH),"
+            f" and job {job.id} of topic {job.topic} has {len(data):,}"
+        )
+
+    def _fitting(self, job: Job, data: bytes) -> bytes:
+        if refusal := self._refusal(job, data):
+            raise BrokerError(refusal, broker=self.database.url)
+        return data
 
     def _job(self, db: sqlite3.Connection, seq: int, topic: str, record: Any, now: float) -> Job | None:
         """A job; what is none is put aside, as others are behind it."""

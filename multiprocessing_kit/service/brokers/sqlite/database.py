@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ READY, DELAYED, HELD, DEAD = range(4)
 
 _VERSION = 1
 _LOCKED_SECONDS = 5.0
+
+_LARGEST_ROW = 1_000_000_000  # where Python cannot ask SQLite
+_BESIDE = 10_000  # bytes of a row beside its record
 
 _REMEDY = "run this as its owner, or let a group of both write the file and its directory"
 _NOT_OURS = ("unable to open database file", "attempt to write a readonly database")
@@ -65,6 +69,7 @@ class Database:
         url: As given.
         path: Of the file, absolute.
         watch: Sees what others write, once `hear` was called.
+        largest: Record or result that it takes, in bytes; known once it was open.
         lock: Held in each call; a fork waits for it.
     """
 
@@ -74,6 +79,7 @@ class Database:
         self.watch: FileWatch | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
+        self.largest = _LARGEST_ROW - _BESIDE
         self.lock = threading.RLock()
         with _forking:
             _databases.add(self)
@@ -172,6 +178,8 @@ class Database:
         except BaseException:
             db.close()
             raise
+        if sys.version_info >= (3, 11):
+            self.largest = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _BESIDE
         self._connection, self._pid = db, os.getpid()
         return db
 
