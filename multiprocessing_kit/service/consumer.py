@@ -49,6 +49,9 @@ _RETRY_SECONDS = 0.5
 _AWAY_SECONDS = 10.0
 """After which a broker that is away is worth an alert."""
 
+_LONG_START = 60.0
+"""Seconds after which a worker that is not set up is worth an alert: its set-up may hang."""
+
 _LAST_SECONDS = 2.0
 """That a broker which is away has at our end; then it takes the jobs back itself."""
 
@@ -336,6 +339,8 @@ class _Consumer:
                 self._alerts.tell("backlog", topic.name, f"{backlog.ready} jobs are ready")
         for how in self._crew.failing[:1]:
             self._alerts.tell("worker", self._name, f"a worker fails again and again: it {how}")
+        if (seconds := self._crew.slowest_start) > _LONG_START:
+            self._alerts.tell("worker", self._name, f"a worker is not set up after {seconds:.0f} s")
         if self._away and time.monotonic() - min(self._away.values()) > _AWAY_SECONDS:
             self._alerts.tell("broker", self._name, "the broker cannot be reached")
 

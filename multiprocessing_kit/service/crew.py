@@ -158,6 +158,16 @@ class Crew:
         return [": ".join(filter(None, (place.last_exit, self._problem(place)))) for place in failing]
 
     @property
+    def slowest_start(self) -> float:
+        """Seconds that the one has been living who takes longest to be set up; 0.0 for none."""
+        starting = [
+            place.since
+            for pin, place in self._supervisor.places.items()
+            if place.state is State.RUNNING and not self._seats[pin].mark.is_ready
+        ]
+        return time.monotonic() - min(starting) if starting else 0.0
+
+    @property
     def living(self) -> int:
         """Workers that are set up."""
         return sum(1 for seat in self._seats if self._takes(seat))
