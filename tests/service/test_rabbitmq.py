@@ -18,10 +18,12 @@ import psutil
 import pytest
 
 from benchmarks.servers import RabbitServer, rabbitmq_server
-from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, PayloadError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.rabbitmq.broker import RabbitBroker
 from multiprocessing_kit.service.brokers.rabbitmq.names import Names, rung_of
+from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter, Publisher
+from multiprocessing_kit.service.brokers.rabbitmq.wire import Wire
 from multiprocessing_kit.service.job import Delivery, Outcome, Settlement
 from tests.forks import exit_of, fork
 from tests.gates import Gate
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.timeout(180)
 
 LEASE = 30.0
 IMPATIENT = 3.0
+NARROW = 2_000_000
 
 Open = Callable[..., RabbitBroker]
 
@@ -42,6 +45,13 @@ def impatient_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with rabbitmq_server(
         directory, "{channel_tick_interval, 500}", consumer_timeout=f"{IMPATIENT * 1000:.0f}"
     ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def narrow_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """It takes messages of 2 MB at most."""
+    with rabbitmq_server(tmp_path_factory.mktemp("narrow"), max_message_size=str(NARROW)) as server:
         yield server
 
 
@@ -379,6 +389,67 @@ def test_results_past_their_time_take_no_memory(broker: RabbitBroker, consumer: 
         waiting = job()
         broker.push([waiting])
         eventually(lambda: broker.result(waiting.id) is None and taken() < 3e6)
+
+
+# ── what is too large ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("is_unique", [True, False], ids=["unique", "any"])
+@pytest.mark.parametrize("others", [0, 50])
+def test_a_push_of_more_than_the_server_takes(
+    narrow_of_the_module: RabbitServer, opened: Open, others: int, is_unique: bool
+) -> None:
+    """Nothing of it is added."""
+    broker = opened(narrow_of_the_module)
+    large = job(b"x" * NARROW, id="large", is_unique=is_unique)
+    size = len(large.encode())
+    for _ in range(2):
+        with pytest.raises(PayloadError, match=rf"takes 2,000,000 bytes .* job large .* has {size:,}"):
+            broker.push([*(job() for _ in range(others)), large])
+        assert broker.backlog(TOPIC).ready == 0
+    large.payload = large.payload[size - NARROW :]
+    assert broker.push([*(job() for _ in range(others)), large]) == [True] * (others + 1)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ACK, Outcome.RETRY, Outcome.DEAD])
+def test_a_settlement_of_more_than_the_server_takes(
+    narrow_of_the_module: RabbitServer, opened: Open, outcome: str
+) -> None:
+    """Nothing of it takes effect, and what can be settled can be settled then."""
+    consumer = opened(narrow_of_the_module)
+    consumer.join("first", [TOPIC], LEASE)
+    consumer.push([job() for _ in range(3)])
+    taken = take(consumer, 3)
+    large = Settlement(taken[1], outcome, b"x" * NARROW if outcome == Outcome.ACK else None, 60.0)
+    if outcome != Outcome.ACK:
+        taken[1].job.payload = b"x" * NARROW
+    others = [Settlement(taken[0], Outcome.DEAD, b"result", 60.0), Settlement(taken[2], Outcome.RELEASE)]
+    for settlements in ([others[0], large, others[1]], [large]):
+        with pytest.raises(BrokerError, match=r"takes messages of 2,000,000 bytes") as raised:
+            consumer.settle(settlements)
+        assert not isinstance(raised.value, BrokerUnavailableError)
+        backlog = consumer.backlog(TOPIC)
+        assert (backlog.running, backlog.ready, backlog.dead) == (3, 0, 0)
+        assert consumer.result(taken[0].job.id) is None
+    taken[1].job.payload = b""
+    assert consumer.settle([*others, Settlement(taken[1], Outcome.DEAD)]) == []
+    eventually(lambda: consumer.backlog(TOPIC).dead == 2)
+    assert ids(take(consumer, 1)) == [taken[2].job.id]
+
+
+def test_a_channel_that_is_closed_leaves_nobody_waiting(rabbitmq: RabbitServer, broker: RabbitBroker) -> None:
+    """Whose message was on its way beside the one that is refused."""
+    broker.push([job()])
+    queue = Names(broker.service).low(TOPIC)
+    wire = Wire(pika.URLParameters(rabbitmq.url))
+    publisher = Publisher(wire)
+    told: list[Letter] = []
+    for i in range(1000):
+        publisher.post(Letter("", queue, b"", f"mark {i}", then=told.append))
+    publisher.line.channel.queue_declare("there is none", passive=True)
+    eventually(lambda: wire.pump(0.1) or publisher.line.reason is not None)  # type: ignore[func-returns-value]
+    wire.drop()
+    assert [letter.mark for letter in told] == [f"mark {i}" for i in range(1000)]
 
 
 # ── what else is on the server ────────────────────────────────────────────────────────────────────────

@@ -34,7 +34,7 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
-from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
+from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, PayloadError, ServiceConfigError
 from multiprocessing_kit.service.brokers.base import Broker
 from multiprocessing_kit.service.brokers.rabbitmq import ids
 from multiprocessing_kit.service.brokers.rabbitmq.bell import Bell
@@ -43,7 +43,7 @@ from multiprocessing_kit.service.brokers.rabbitmq.lying import Lying
 from multiprocessing_kit.service.brokers.rabbitmq.names import Names, mark_of, new_mark
 from multiprocessing_kit.service.brokers.rabbitmq.publisher import Fate, Letter
 from multiprocessing_kit.service.brokers.rabbitmq.results import Results, result_letter
-from multiprocessing_kit.service.brokers.rabbitmq.session import Session
+from multiprocessing_kit.service.brokers.rabbitmq.session import Session, TooLargeError
 from multiprocessing_kit.service.job import Backlog, DeadJob, Delivery, Job, Outcome, Settlement
 
 __all__ = ["RabbitBroker"]
@@ -84,10 +84,22 @@ class RabbitBroker(Broker):
     def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
         jobs = list(jobs)
+        try:
+            return self._push(jobs)
+        except TooLargeError as error:
+            largest = max(jobs, key=lambda job: len(job.encode()))
+            text = (
+                f"{self._shown} takes {error.largest:,} bytes at once (max_message_size),"
+                f" and job {largest.id} of topic {largest.topic} has {error.size:,}"
+            )
+            raise PayloadError(text) from error
+
+    def _push(self, jobs: list[Job]) -> list[bool]:
         with self._told("push"):
             session, now = self._connected(), time.time()
             self._results.expect(jobs)
             letters = [Letter("", self._names.of(job, now), job.encode(), mark_of(job)) for job in jobs]
+            session.see_sizes(letters)
             pairs = list(zip(jobs, letters, strict=True))
             session.send([(job.topic, letter) for job, letter in pairs if not job.is_unique])
             return [

@@ -40,7 +40,8 @@ class Letter:
         body: Its body.
         mark: Its message id.
         headers: More of it.
-        then: Called with the letter as soon as its fate is known, if it is; must not wait for anything.
+        then: Called with the letter as soon as its fate is known, or cannot be known any more; must not wait
+            for anything.
         fate: One of `Fate`; None as long as it is not known.
     """
 
@@ -71,6 +72,7 @@ class Publisher:
         self._homeless: set[str] = set()
         self.line.call("confirm_delivery", ack_nack_callback=self._answered)
         self.line.channel.add_on_return_callback(self._returned)
+        self.line.channel.add_on_close_callback(self._closed)
 
     def send(self, letters: Iterable[Letter]) -> list[Letter]:
         """Publish, and wait for all their fates.
@@ -134,6 +136,11 @@ class Publisher:
         letter.fate = fate
         if letter.then is not None:
             letter.then(letter)
+
+    def _closed(self, *_: object) -> None:
+        for letter in self._on_the_way.values():
+            if letter.then is not None:
+                letter.then(letter)
 
     def _returned(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
         self._homeless.add(properties.message_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from multiprocessing_kit.service.brokers.rabbitmq.names import Names, delay, quo
 from multiprocessing_kit.service.brokers.rabbitmq.publisher import Letter, Publisher
 from multiprocessing_kit.service.brokers.rabbitmq.wire import Line, Wire
 
-__all__ = ["LOCKED", "Message", "Session"]
+__all__ = ["LOCKED", "Message", "Session", "TooLargeError"]
 
 LOCKED, _DIFFERENT = 405, 406
 """Reply codes: it is another connection's; it is there, with other arguments."""
@@ -26,6 +27,27 @@ _SILENCE_SECONDS = 1.0
 _LOOK_AGAIN = 0.005
 _LONGEST_PREFETCH = 65535
 _MOST_RESULT_BYTES = 1_000_000_000
+_SMALL = 1_000_000
+"""Bytes of a message that is sent among others without looking whether the server takes so many."""
+
+_TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
+
+
+class TooLargeError(BrokerError):
+    """A message is larger than what the server takes.
+
+    That is 128 MiB before its version 4, 16 MiB from then on, or as it is configured; it tells that only by
+    closing the channel.
+
+    Attributes:
+        size: Of the message.
+        largest: That the server takes.
+    """
+
+    def __init__(self, size: int, largest: int) -> None:
+        text = f"the server takes messages of {largest:,} bytes (max_message_size), and this one has {size:,}"
+        super().__init__(text)
+        self.size, self.largest = size, largest
 
 
 class Message:
@@ -66,6 +88,8 @@ class Session:
         self._control: Line | None = None
         self._publisher: Publisher | None = None
         self._has_indexes = self._has_results = False
+        self._taken = _SMALL
+        self._largest: int | None = None
 
     @property
     def control(self) -> Line:
@@ -144,8 +168,12 @@ class Session:
 
         Args:
             letters: Each with its topic.
+
+        Raises:
+            TooLargeError: One is; then none was published.
         """
-        homeless = set(self.publisher.send(letter for _, letter in letters))
+        self.see_sizes([letter for _, letter in letters])
+        homeless = set(self._sent(letters))
         if not homeless:
             return
         again = [(topic, letter) for topic, letter in letters if letter in homeless]
@@ -154,8 +182,40 @@ class Session:
             self.declare_results()
         for topic in dict.fromkeys(topic for topic, _ in again):
             self.declare_topic(topic)
-        if self.publisher.send(letter for _, letter in again):
+        if self._sent(again):
             raise BrokerError(f"the server has no queue {again[0][1].key}, though it was just made")
+
+    def see_sizes(self, letters: Sequence[Letter]) -> None:
+        """Whether all these can be published, one after the other.
+
+        Raises:
+            TooLargeError: One cannot.
+        """
+        size = max((len(letter.body) for letter in letters), default=0)
+        if self._largest is not None and size > self._largest:
+            raise TooLargeError(size, self._largest)
+        if len(letters) < 2 or size <= self._taken:
+            return  # what comes alone is not published in vain
+        line = Line(self.wire)
+        with self._told_of_size():
+            line.channel.basic_publish("", f"probe-{secrets.token_hex(8)}", bytes(size))  # which nobody keeps
+            line.call("basic_qos", prefetch_count=1)  # answered when that was looked at
+        line.close()
+        self._taken = size
+
+    def _sent(self, letters: Sequence[tuple[str, Letter]]) -> list[Letter]:
+        with self._told_of_size():
+            return self.publisher.send(letter for _, letter in letters)
+
+    @contextlib.contextmanager
+    def _told_of_size(self) -> Iterator[None]:
+        try:
+            yield
+        except ChannelClosedByBroker as error:
+            if (found := _TOO_LARGE.search(error.reply_text)) is None:
+                raise
+            size, self._largest = map(int, found.groups())
+            raise TooLargeError(size, self._largest) from error
 
     def is_bound(self, exchange: str, key: str) -> bool:
         """Whether a message with this key would find a queue; it costs a message that nobody keeps."""
