@@ -20,7 +20,7 @@ from multiprocessing_kit.service.brokers.opening import open_broker
 from multiprocessing_kit.service.job import Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
 from tests.gates import Gate
-from tests.service.holding import TOPIC, ids, job, none_comes, take
+from tests.service.holding import TOPIC, eventually, ids, job, none_comes, take
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -227,6 +227,32 @@ def test_what_is_too_large_of_a_job_settles_none(consumers: list[Broker], outcom
     assert consumer.backlog(TOPIC).running == 2
     large.job.history.clear()
     assert consumer.settle([settled, Settlement(large, Outcome.DEAD)]) == []
+
+
+# ── files that go ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_file_is_removed_under_those_who_use_it(
+    url: str, service_name: str, consumers: list[Broker], caplog: pytest.LogCaptureFixture
+) -> None:
+    """They find the new one, and do it no harm."""
+    consumer, other = consumers
+    consumer.push([job(id="gone")])
+    (gone,) = take(consumer, 1)
+    for file in Path(url.removeprefix("sqlite:///")).parent.glob("jobs.db*"):
+        file.unlink()
+    with open_broker(url, service_name) as broker:
+        broker.push([job(id="first")])
+        with caplog.at_level(logging.ERROR):
+            assert ids(take(consumer, 1)) == ["first"]
+            eventually(lambda: other.backlog(TOPIC).running == 1)
+        assert [each.message.partition(",")[0] for each in caplog.records] == [
+            f"{url.removeprefix('sqlite:///')} was removed or replaced"
+        ] * 2
+        assert not consumer.ack(gone)
+        assert other.push([job(id="second")]) == [True]
+        assert broker.push([job(id="third")]) == [True]
+    assert ids(take(consumer, 2)) == ["second", "third"]
 
 
 def _change(url: str, statement: str, *values: object) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ READY, DELAYED, HELD, DEAD = range(4)
 
 _VERSION = 1
 _LOCKED_SECONDS = 5.0
+_LOOK_SECONDS = 1.0  # between two looks whether the file is still the one that is open
+
+_log = logging.getLogger("multiprocessing_kit.service")
 
 _LARGEST_ROW = 1_000_000_000  # where Python cannot ask SQLite
 _BESIDE = 10_000  # bytes of a row beside its record
@@ -79,6 +84,8 @@ class Database:
         self.watch: FileWatch | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
+        self._file = (0, 0)
+        self._look_again = 0.0
         self.largest = _LARGEST_ROW - _BESIDE
         self.lock = threading.RLock()
         with _forking:
@@ -154,7 +161,7 @@ class Database:
         return BrokerError(text, broker=self.url)
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is not None and self._pid == os.getpid():
+        if self._connection is not None and self._pid == os.getpid() and not self._is_gone():
             return self._connection
         # A connection that was open before a fork of C's is its parent's: it is left alone, not closed.
         if missing := self._missing():
@@ -181,7 +188,28 @@ class Database:
         if sys.version_info >= (3, 11):
             self.largest = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _BESIDE
         self._connection, self._pid = db, os.getpid()
+        self._file = self._found()
+        self._look_again = time.monotonic() + _LOOK_SECONDS
         return db
+
+    def _is_gone(self) -> bool:
+        """Whether somebody has removed or replaced the file; then it is closed."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return False
+        self._look_again = now + _LOOK_SECONDS
+        if self._found() == self._file:
+            return False
+        _log.error("%s was removed or replaced, and its jobs with it: the new one is used", self.path)
+        self.disconnect()
+        return True
+
+    def _found(self) -> tuple[int, int]:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return 0, 0
+        return found.st_dev, found.st_ino
 
     def _missing(self) -> str:
         directory = self.path.parent
