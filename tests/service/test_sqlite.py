@@ -149,6 +149,25 @@ def _set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(time, "time", lambda: real() + seconds)
 
 
+# ── many at once ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_due_at_once_is_made_ready_in_parts(url: str, consumers: list[Broker]) -> None:
+    """Nobody else can write meanwhile."""
+    consumer = consumers[0]
+    later = time.time() + 3600
+    consumer.push([job(due=later) for _ in range(25_000)])
+    _change(url, "UPDATE jobs SET due = ?", time.time())
+
+    made, seen = [], 0
+    while not seen or consumer.idle() == 0.0:
+        seen += len(consumer.reserve(1))
+        made.append(_count(url, "SELECT count(*) FROM jobs WHERE state = 0") + seen)
+    assert made == [10_000, 20_000, 25_000]
+    backlog = consumer.backlog(TOPIC)
+    assert (backlog.ready, backlog.delayed, backlog.running) == (25_000 - seen, 0, seen)
+
+
 # ── what others write ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -259,3 +278,9 @@ def _change(url: str, statement: str, *values: object) -> None:
     """As an operator does by hand."""
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
         other.execute(statement, values)
+
+
+def _count(url: str, query: str) -> int:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+        found: int = other.execute(query).fetchone()[0]
+        return found

@@ -28,6 +28,7 @@ __all__ = ["SqliteBroker"]
 _IDLE_SECONDS = 2.0
 _BLIND_SECONDS = 0.25  # where the system does not tell who writes
 _STEP_SECONDS = 1.0
+_DUE_AT_ONCE = 10_000  # jobs; meanwhile nobody else can write
 
 _log = logging.getLogger("multiprocessing_kit.service")
 
@@ -348,11 +349,12 @@ class SqliteBroker(Broker):
         return False
 
     def _make_ready(self, db: sqlite3.Connection, topic: str, now: float) -> None:
-        db.execute(
-            f"UPDATE jobs SET state = {READY}"
-            f" WHERE service = ? AND topic = ? AND state = {DELAYED} AND due <= ?",
-            (self.service, topic, now),
+        due = db.execute(
+            f"UPDATE jobs SET state = {READY} WHERE seq IN (SELECT seq FROM jobs"
+            f" WHERE service = ? AND topic = ? AND state = {DELAYED} AND due <= ? ORDER BY due LIMIT ?)",
+            (self.service, topic, now, _DUE_AT_ONCE),
         )
+        self._has_more |= due.rowcount == _DUE_AT_ONCE
 
     def _requeue(self, db: sqlite3.Connection, seq: int, job: Job, now: float) -> None:
         state = DELAYED if job.due > now else READY
