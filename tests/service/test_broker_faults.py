@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import struct
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -499,6 +500,49 @@ def test_at_a_socket(tmp_path: Path, opened: Open) -> None:
             broker.push([job()])
         server.start()
         assert broker.push([job()]) == [True]
+
+
+@pytest.mark.parametrize("size", [2 * MIB, 12 * MIB])
+def test_a_slow_line(redis: RedisServer, opened: Open, size: int) -> None:
+    """What is pushed is in the system's buffers at once, or not: it takes longer than the timeout."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        child = fork(partial(_forward_slowly, listener, redis.port, size / 1.5))
+        try:
+            port = listener.getsockname()[1]
+            broker = opened(f"redis://127.0.0.1:{port}/0?socket_timeout=0.7")
+            assert broker.push([job(os.urandom(size))]) == [True]
+            assert broker.push([job(os.urandom(size // 4)) for _ in range(4)]) == [True] * 4
+        finally:
+            os.kill(child, signal.SIGKILL)
+            exit_of(child)
+
+
+def _forward_slowly(listener: socket.socket, port: int, rate: float) -> None:
+    near, _ = listener.accept()
+    with near, socket.create_connection(("127.0.0.1", port)) as far:
+        threading.Thread(target=_forward, args=(far, near, float("inf")), daemon=True).start()
+        _forward(near, far, rate)
+
+
+def _forward(source: socket.socket, target: socket.socket, rate: float) -> None:
+    while data := source.recv(1 << 14):
+        target.sendall(data)
+        time.sleep(len(data) / rate)
+
+
+def test_a_server_that_takes_nothing_more(redis: RedisServer, opened: Open) -> None:
+    broker = opened(f"{redis.url}?socket_timeout=0.5")
+    for size in (10, 100_000, 20 * MIB):
+        again(lambda: broker.push([job()]))
+        redis.stop()
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailableError, match="timed out"):
+            broker.push([job(b"x" * size)])
+        assert time.monotonic() - began < 10.0
+        redis.go_on()
 
 
 def test_a_server_that_resets_whom_it_has_greeted(opened: Open) -> None:

@@ -20,13 +20,14 @@ import redis
 from redis import exceptions
 
 from multiprocessing_kit.errors import BrokerError, BrokerUnavailableError, ServiceConfigError
-from multiprocessing_kit.service.brokers.redis.replies import Replies
+from multiprocessing_kit.service.brokers.redis.replies import Replies, unsent
 from multiprocessing_kit.service.brokers.redis.scripts import Script
 
 __all__ = ["RedisLink", "RedisServerAt"]
 
 _SECONDS = 3.0
 _FRESH_SECONDS = 0.01  # after its last reply a connection is taken as open
+_PIECE = 1 << 16  # that is to go within the timeout
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 _AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "MISCONF", "NOREPLICAS", "TRYAGAIN")
@@ -209,14 +210,19 @@ class RedisLink:
         """Idempotent. In a child that was forked since, what the parent has stays open."""
         self._connection.disconnect()
 
-    def _send(self, command: Sequence[bytes]) -> None:
-        self._socket.sendall(_packed(command))
+    def _send(self, command: Sequence[bytes]) -> int:
+        """Returns its size."""
+        data = _packed(command)
+        for start in range(0, len(data), _PIECE):  # the timeout is that of one call
+            self._socket.sendall(data[start : start + _PIECE])
+        return len(data)
 
     def _exchange(self, commands: Iterable[Sequence[bytes]], *, soon: bool = False) -> list[Any]:
-        count = 0
+        count = size = 0
         for command in commands:
-            self._send(command)
+            size += self._send(command)
             count += 1
+        self._replies.unsent = unsent(self._socket) if size > _PIECE else 0
         if soon and count:
             self._replies.look()
         replies = [self._replies.read() for _ in range(count)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import ssl
+import struct
+import sys
+import termios
 import time
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
-__all__ = ["Replies"]
+__all__ = ["Replies", "unsent"]
 
 _READ = 1 << 16
 
@@ -24,12 +28,16 @@ class Replies:
 
     Args:
         source: The socket; its timeout holds for each time that nothing comes.
+
+    Attributes:
+        unsent: Bytes that were on their way when last looked at: while they get fewer, the reply may be late.
     """
 
     def __init__(self, source: socket.socket) -> None:
         self._source = source
         self._data = bytearray()
         self._at = 0
+        self.unsent = 0
         self._is_near = _is_of_this_host(source) and not isinstance(source, ssl.SSLSocket)
 
     def look(self) -> None:
@@ -79,7 +87,16 @@ class Replies:
         return found
 
     def _more(self) -> None:
-        self._add(self._source.recv(_READ))
+        while True:
+            try:
+                part = self._source.recv(_READ)
+                break
+            except TimeoutError:
+                left = unsent(self._source) if self.unsent else 0
+                if left >= self.unsent:
+                    raise
+                self.unsent = left
+        self._add(part)
 
     def _add(self, part: bytes) -> None:
         if not part:
@@ -88,6 +105,13 @@ class Replies:
             self._data.clear()
             self._at = 0
         self._data += part
+
+
+def unsent(source: socket.socket) -> int:
+    """Bytes that the other side does not have yet; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    return int(struct.unpack("i", fcntl.ioctl(source.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0])
 
 
 def _is_of_this_host(source: socket.socket) -> bool:
