@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -166,6 +168,30 @@ def test_what_is_due_at_once_is_made_ready_in_parts(url: str, consumers: list[Br
     assert made == [10_000, 20_000, 25_000]
     backlog = consumer.backlog(TOPIC)
     assert (backlog.ready, backlog.delayed, backlog.running) == (25_000 - seen, 0, seen)
+
+
+def test_a_job_that_moves_is_counted_once(url: str, service_name: str, consumers: list[Broker]) -> None:
+    """Whatever becomes of it between two of the numbers."""
+    consumer = consumers[0]
+    consumer.push([job()])
+
+    def move() -> None:
+        with open_broker(url, service_name) as moving:
+            moving.join("moving", [TOPIC], 3600.0)
+            while True:
+                for delivery in moving.reserve(1):
+                    moving.retry(delivery, 0.001)
+
+    child = fork(move)
+    running = 0
+    try:
+        while running < 2_000:
+            backlog = consumer.backlog(TOPIC)
+            assert backlog.ready + backlog.delayed + (backlog.running or 0) + backlog.dead == 1
+            running += backlog.running or 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        exit_of(child)
 
 
 # ── what others write ─────────────────────────────────────────────────────────────────────────────────

@@ -30,6 +30,20 @@ _BLIND_SECONDS = 0.25  # where the system does not tell who writes
 _STEP_SECONDS = 1.0
 _DUE_AT_ONCE = 10_000  # jobs; meanwhile nobody else can write
 
+_JOBS = "FROM jobs WHERE service = :service AND topic = :topic AND state ="
+_COUNTS = f"""
+SELECT
+    (SELECT count(*) {_JOBS} {READY}),
+    (SELECT count(*) {_JOBS} {DELAYED}),
+    (SELECT count(*) {_JOBS} {DELAYED} AND due <= :now),
+    (SELECT count(*) FROM consumers JOIN jobs ON consumer = name
+        WHERE consumers.service = :service AND topic = :topic AND state = {HELD}),
+    (SELECT count(*) {_JOBS} {DEAD}),
+    (SELECT min(due) {_JOBS} {READY}),
+    (SELECT min(due) {_JOBS} {DELAYED} AND due <= :now)
+"""
+"""In one statement, which sees one instant: a job that moves meanwhile is counted, and once."""
+
 _log = logging.getLogger("multiprocessing_kit.service")
 
 
@@ -105,21 +119,9 @@ class SqliteBroker(Broker):
         """See `Broker.backlog`."""
         now = time.time()
         with self.database.reading("count the jobs") as db:
-            where = "FROM jobs WHERE service = ? AND topic = ? AND state = "
-            key = (self.service, topic)
-            ready, delayed, dead = (
-                db.execute(f"SELECT count(*) {where}{state}", key).fetchone()[0]
-                for state in (READY, DELAYED, DEAD)
-            )
-            running = db.execute(
-                f"SELECT count(*) FROM consumers JOIN jobs ON consumer = name"
-                f" WHERE consumers.service = ? AND topic = ? AND state = {HELD}",
-                key,
-            ).fetchone()[0]
-            due = db.execute(f"SELECT count(*) {where}{DELAYED} AND due <= ?", (*key, now)).fetchone()[0]
-            oldest = db.execute(f"SELECT min(due) {where}{READY}", key).fetchone()[0]
-            if due and oldest is None:
-                oldest = db.execute(f"SELECT min(due) {where}{DELAYED}", key).fetchone()[0]
+            row = db.execute(_COUNTS, {"service": self.service, "topic": topic, "now": now}).fetchone()
+        ready, delayed, due, running, dead, oldest_ready, oldest_due = row
+        oldest = oldest_due if oldest_ready is None else oldest_ready
         age = 0.0 if oldest is None else max(0.0, now - oldest)
         return Backlog(ready + due, delayed - due, running, dead, age)
 
