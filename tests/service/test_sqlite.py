@@ -22,7 +22,7 @@ from multiprocessing_kit.service.brokers.opening import open_broker
 from multiprocessing_kit.service.job import Outcome, Settlement
 from tests.forks import exit_of, fork, in_child
 from tests.gates import Gate
-from tests.service.holding import TOPIC, eventually, ids, job, none_comes, take
+from tests.service.holding import TOPIC, away, eventually, ids, job, none_comes, take
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -272,6 +272,16 @@ def test_what_is_too_large_of_a_job_settles_none(consumers: list[Broker], outcom
     assert consumer.backlog(TOPIC).running == 2
     large.job.history.clear()
     assert consumer.settle([settled, Settlement(large, Outcome.DEAD)]) == []
+
+
+# ── files that others have ────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_leaves_does_not_wait_for_long(url: str, consumers: list[Broker]) -> None:
+    began = time.monotonic()
+    with away(None, url, "locked"):
+        consumers[0].close()
+    assert time.monotonic() - began < 3.0
 
 
 # ── files that go ─────────────────────────────────────────────────────────────────────────────────────

@@ -199,6 +199,7 @@ class SqliteBroker(Broker):
     def close(self) -> None:
         """See `Broker.close`."""
         if self._consumer and self._joined_by == os.getpid():  # a copy of it in a forked child holds nothing
+            self.database.hurry()
             with contextlib.suppress(BrokerError), self.database.transaction("leave") as db:
                 self._release_all(db, self._consumer)
                 db.execute("DELETE FROM consumers WHERE name = ?", (self._consumer,))

@@ -24,6 +24,7 @@ READY, DELAYED, HELD, DEAD = range(4)
 
 _VERSION = 1
 _LOCKED_SECONDS = 5.0
+_LAST_LOCKED_SECONDS = 1.0  # for who is about to leave
 _LOOK_SECONDS = 1.0  # between two looks whether the file is still the one that is open
 
 _log = logging.getLogger("multiprocessing_kit.service")
@@ -86,6 +87,7 @@ class Database:
         self._pid = 0
         self._file = (0, 0)
         self._look_again = 0.0
+        self._patience = _LOCKED_SECONDS
         self.largest = _LARGEST_ROW - _BESIDE
         self.lock = threading.RLock()
         with _forking:
@@ -133,11 +135,17 @@ class Database:
                 self.watch = FileWatch(Path(f"{self.path}-wal"))
             self.watch.clear()
 
+    def hurry(self) -> None:
+        """Until the next `disconnect`, wait but a moment where others have the file."""
+        self.disconnect()
+        self._patience = _LAST_LOCKED_SECONDS
+
     def disconnect(self) -> None:
         """Idempotent. In a child that was forked since, what the parent has stays open."""
         with self.lock:
             connection, self._connection = self._connection, None
             watch, self.watch = self.watch, None
+            self._patience = _LOCKED_SECONDS
             if self._pid == os.getpid():
                 if watch is not None:
                     watch.close()
@@ -168,7 +176,7 @@ class Database:
             raise BrokerUnavailableError(missing, broker=self.url)
         db = sqlite3.connect(
             self.path,
-            timeout=_LOCKED_SECONDS,
+            timeout=self._patience,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
