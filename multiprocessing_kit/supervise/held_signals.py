@@ -14,7 +14,7 @@ import threading
 
 # `signal` makes a member of an enum of each number, which takes 0.3 ms for all of them.
 from _signal import getsignal, signal, valid_signals  # type: ignore[import-not-found]
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -30,7 +30,8 @@ class _Handlers:
     def __init__(self) -> None:
         self.depth = 0
         self._are_held = False
-        self._noted: deque[tuple[int, _Handler]] = deque()
+        # Handlers nest: another signal may come at every instruction here, so each look and change is one call.
+        self._noted: OrderedDict[int, _Handler] = OrderedDict()
         self._exchanged: dict[int, _Handler] = {}
 
     def exchange(self) -> None:
@@ -51,12 +52,14 @@ class _Handlers:
 
     def call(self) -> None:
         """Call those whose signals have come meanwhile."""
-        if self._noted:
-            signum, handler = self._noted.popleft()
-            try:
-                handler(signum, sys._getframe())
-            finally:
-                self.call()
+        try:
+            signum, handler = self._noted.popitem(last=False)
+        except KeyError:
+            return
+        try:
+            handler(signum, sys._getframe())
+        finally:
+            self.call()
 
     def forget(self) -> None:
         self.depth = 0
@@ -66,9 +69,7 @@ class _Handlers:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._are_held:
-            # Once, as the system has it with signals that wait.
-            if all(signum != noted for noted, _ in self._noted):
-                self._noted.append((signum, self._exchanged[signum]))
+            self._noted.setdefault(signum, self._exchanged[signum])  # once, as the system has it
         else:
             self._exchanged[signum](signum, frame)
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +14,12 @@ import pytest
 from multiprocessing_kit.supervise.held_signals import HeldSignals
 
 
+_THREE = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH]
+
+
 @pytest.fixture(autouse=True)
 def handlers_as_before() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    before = {number: signal.getsignal(number) for number in _THREE}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -63,6 +66,35 @@ def test_a_handler_that_holds_signals_itself() -> None:
             heard.append(number)
 
     signal.signal(signal.SIGUSR1, holds)
+
+    def hold() -> None:
+        with HeldSignals():
+            pass
+
+    for _ in _at_every_instruction(hold):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGUSR1) is holds
+        assert len(heard) == 2
+        heard.clear()
+
+
+def test_one_that_comes_while_others_are_noted_or_called() -> None:
+    heard: list[int] = []
+    for number in _THREE:
+        signal.signal(number, lambda number, _: heard.append(number))
+
+    def hold() -> None:
+        with HeldSignals():
+            for number in _THREE[1:]:
+                os.kill(os.getpid(), number)
+
+    for _ in _at_every_instruction(hold):
+        assert sorted(heard) == _THREE
+        heard.clear()
+
+
+def _at_every_instruction(hold: Callable[[], None]) -> Iterator[None]:
+    """Run it again and again: SIGUSR1 comes at its first instruction in the module, then at its second …"""
     for place in itertools.count():
         left = place
 
@@ -78,14 +110,10 @@ def test_a_handler_that_holds_signals_itself() -> None:
         sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one in `settrace`
         sys.settrace(trace)
         try:
-            with HeldSignals():
-                pass
+            hold()
         finally:
             sys.settrace(None)
         if left >= 0:
             assert place > 500
             return
-        os.kill(os.getpid(), signal.SIGUSR1)
-        assert signal.getsignal(signal.SIGUSR1) is holds
-        assert len(heard) == 2
-        heard.clear()
+        yield
