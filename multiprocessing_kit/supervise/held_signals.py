@@ -30,7 +30,7 @@ class _Handlers:
     def __init__(self) -> None:
         self.depth = 0
         self._are_held = False
-        # Handlers nest: another signal may come at every instruction here, so each look and change is one call.
+        # Handlers nest: another signal may come at every instruction, so each look or change is one call.
         self._noted: OrderedDict[int, _Handler] = OrderedDict()
         self._exchanged: dict[int, _Handler] = {}
 

@@ -13,7 +13,6 @@ import pytest
 
 from multiprocessing_kit.supervise.held_signals import HeldSignals
 
-
 _THREE = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH]
 
 
