@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -564,6 +565,35 @@ def test_the_bell_is_silent_while_all_is_paused(broker: RabbitBroker, consumer: 
     assert consumer.ack(take(consumer, 1)[0])
 
 
+# ── a slow line ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_large_job_on_a_slow_line(rabbitmq: RabbitServer, opened: Open, broker: RabbitBroker) -> None:
+    """There and back it takes longer than any answer may; what is asked meanwhile is answered after it."""
+    large = job(os.urandom(3_000_000), priority=1)
+    with _slow_line(rabbitmq, 500_000) as port:
+        slow = RabbitBroker(rabbitmq.url.replace(str(rabbitmq.port), str(port)), broker.service)
+        slow.join("slow", [TOPIC], LEASE)
+        assert slow.push([large]) == [True]
+        deliveries: list[Delivery] = []
+        while not deliveries:
+            deliveries = slow.reserve(1)
+        assert [each.job.payload for each in deliveries] == [large.payload]
+        assert slow.ack(deliveries[0])
+        slow.close()
+    _has(broker, ready=0)
+
+
+@pytest.mark.parametrize("size", [10, 20_000_000])
+def test_a_server_that_takes_nothing_more(rabbitmq: RabbitServer, broker: RabbitBroker, size: int) -> None:
+    broker.push([job()])
+    rabbitmq.stop()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailableError, match="does not answer"):
+        broker.push([job(b"x" * size)])
+    assert time.monotonic() - began < 8.0
+
+
 # ── words ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -634,6 +664,34 @@ def _cut(server: RabbitServer) -> None:
         if connection.raddr and connection.raddr.port == server.port:
             with socket.socket(fileno=os.dup(connection.fd)) as cut:
                 cut.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _slow_line(server: RabbitServer, rate: float) -> Iterator[int]:
+    """The port of what passes one connection on, with so many bytes a second each way."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve() -> None:
+            near, _ = listener.accept()
+            far = socket.create_connection(("127.0.0.1", server.port))
+            threading.Thread(target=_pass_on, args=(far, near, rate), daemon=True).start()
+            _pass_on(near, far, rate)
+
+        child = fork(serve)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            os.kill(child, signal.SIGKILL)
+            exit_of(child)
+
+
+def _pass_on(source: socket.socket, target: socket.socket, rate: float) -> None:
+    while data := source.recv(1 << 14):
+        target.sendall(data)
+        time.sleep(len(data) / rate if len(data) > 1000 else 0.0)
 
 
 def _done(broker: Broker, consumer: Broker, size: int, keep: float = 600.0) -> str:

@@ -8,11 +8,14 @@ only the socket and the clock. What is to be sent is gathered, and goes out in o
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import heapq
 import itertools
 import select
 import socket
 import ssl
+import sys
+import termios
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +26,11 @@ from pika.exceptions import AMQPConnectionError, StreamLostError
 __all__ = ["Line", "Wire"]
 
 _ANSWER_SECONDS = 4.0
-"""Longest wait for any answer."""
+"""Longest wait for any answer, counted anew whenever bytes have gone there or come."""
+
+_LOOK_SECONDS = 0.5
+_SIGNS_OF_LIFE = 4096
+"""Bytes that may come without anything else."""
 
 _PIECE = 1 << 15  # pika copies what it has not read yet with each frame, so that more at once takes longer
 _MOST_PIECES = 64
@@ -47,6 +54,7 @@ class Wire(pika.connection.Connection):  # type: ignore[misc]  # pika has no ann
         self._numbers = itertools.count(1)  # pika takes 0 for none
         self._ready = False
         self._failure: BaseException | None = None
+        self._received = 0
         self.is_blocked = False
         super().__init__(parameters, self._on_ready, self._on_failure, self._on_failure)
         self.add_on_connection_blocked_callback(lambda *_: self._block(True))
@@ -84,17 +92,22 @@ class Wire(pika.connection.Connection):  # type: ignore[misc]  # pika has no ann
         """Pump until it is so.
 
         Raises:
-            TimeoutError: It is not, after so long.
+            TimeoutError: It is not, and for so long nothing more of what was sent arrived there, nor came.
             OSError, pika.exceptions.AMQPError: The connection ended.
         """
         until = time.monotonic() + seconds
+        unsent, received = self._unsent(), self._received
         while not done():
             self.check()
+            still = self._unsent() if unsent else 0
+            if still < unsent or self._received > received + _SIGNS_OF_LIFE:
+                until, received = time.monotonic() + seconds, self._received
+            unsent = still
             left = until - time.monotonic()
             if left <= 0:
                 why = ", as it has no memory or disk left" if self.is_blocked else ""
                 raise TimeoutError(f"the server does not answer{why}")
-            self.pump(left)
+            self.pump(min(left, _LOOK_SECONDS) if unsent else left)
 
     def flush(self) -> None:
         """Wait until all is with the kernel."""
@@ -198,7 +211,16 @@ class Wire(pika.connection.Connection):  # type: ignore[misc]  # pika has no ann
             if not data:
                 self._terminated(ConnectionResetError("the server closed the connection"))
                 return
+            self._received += len(data)
             self._on_data_available(data)
+
+    def _unsent(self) -> int:
+        """Bytes that are here, or on their way as far as is known."""
+        with contextlib.suppress(OSError):
+            if self._socket is not None:
+                queued = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
+                return sum(map(len, self._out)) + int.from_bytes(queued, sys.byteorder)
+        return 0
 
     def _run_timers(self) -> None:
         now = time.monotonic()
