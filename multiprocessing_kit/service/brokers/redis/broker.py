@@ -58,7 +58,7 @@ _BYTES_AT_ONCE = 1 << 20
 _SETTLED_BYTES_AT_ONCE = 1 << 24
 _NAMING_WORDS = 4  # of one job that is settled: what, id, topic, token
 _LARGEST = 1 << 29  # record that a server takes, where it does not tell
-_SMALL = 1_000_000  # payload, for any server: the limit cannot be set to less than 1 MiB
+_SMALL = 1_000_000  # for any server: the limit cannot be set to less than 1 MiB
 _DEAD_AT_ONCE = 200
 _PURGED_AT_ONCE = 5000
 
@@ -98,10 +98,10 @@ class RedisBroker(Broker):
     def push(self, jobs: Iterable[Job]) -> list[bool]:
         """See `Broker.push`."""
         jobs = list(jobs)  # whoever makes them is not to run while the server waits for the rest
-        with self._told() as link:
+        with self._told("push") as link:
             if len(jobs) == 1:
                 words = [jobs[0].id.encode(), jobs[0].encode(), *_place(jobs[0])]
-                if refusal := self._refusal(jobs[0], words[1]):
+                if len(words[1]) > _SMALL and (refusal := self._refusal(jobs[0], words[1])):
                     raise PayloadError(refusal)
                 return [link.run("push", scripts.PUSH_ONE, self._key, *words, soon=True) == 1]
             for job in jobs:
@@ -181,7 +181,7 @@ class RedisBroker(Broker):
         self._disconnect()
         self._forget()
         self._topics, self._lease = tuple(topics), lease
-        with self._told() as link:
+        with self._told("join") as link:
             link.run("join", scripts.LEAVE, self._key, consumer.encode(), b"")
             self._consumer = consumer.encode()
             self._register(link)
@@ -197,7 +197,7 @@ class RedisBroker(Broker):
             self._next_due = None
             return []
         found: list[Delivery] = []
-        with self._told() as link:
+        with self._told("reserve") as link:
             self._hear()
             while True:
                 due, *records = self._reserve(link, limit - len(found), names)
@@ -243,7 +243,7 @@ class RedisBroker(Broker):
         """See `Broker.settle`."""
         if not settlements:
             return []
-        with self._told() as link:
+        with self._told("settle") as link:
             calls = self._settling(settlements)
             try:
                 replies = link.run_all("settle", scripts.SETTLE, self._key, calls)
@@ -295,7 +295,7 @@ class RedisBroker(Broker):
         if now - self._extended > self._lease / 2:
             # We were late, so others may be: they call within a third of a lease from when they can.
             self._sweeps_from = now + self._lease / 2
-        with self._told() as link:
+        with self._told("extend the lease") as link:
             self._register(link, sweeps=now >= self._sweeps_from)
 
     def fileno(self) -> int | None:
@@ -341,7 +341,7 @@ class RedisBroker(Broker):
         """Forget what was published so far: what comes from now on is seen by `reserve`, or rings again."""
         if self._bell is not None and self._bell.drain():
             return
-        old, self._bell = self._bell, self._server.connect()
+        old, self._bell = self._bell, self._server.connect("reserve")
         if old is not None:  # closed after the new one is there: who waits must see another descriptor
             old.close()
         self._bell.subscribe([self._key + b"wake:" + topic.encode() for topic in self._topics])
@@ -370,23 +370,23 @@ class RedisBroker(Broker):
     # ── the connection ────────────────────────────────────────────────────────────────────────────
 
     def _call(self, what: str, command: Sequence[bytes]) -> Any:
-        with self._told() as link:
+        with self._told(what) as link:
             return link.call(what, command)[0]
 
     def _run(self, what: str, script: scripts.Script, *arguments: bytes) -> Any:
-        with self._told() as link:
+        with self._told(what) as link:
             return link.run(what, script, self._key, *arguments)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[RedisLink]:
+    def _told(self, what: str) -> Iterator[RedisLink]:
         """The connection, which does not outlive an error."""
         try:
-            yield self._connected()
+            yield self._connected(what)
         except BaseException:
             self._disconnect()
             raise
 
-    def _connected(self) -> RedisLink:
+    def _connected(self, what: str) -> RedisLink:
         if self._link is not None and self._pid == os.getpid():
             if not self._link.is_lost():
                 return self._link
@@ -396,7 +396,7 @@ class RedisBroker(Broker):
         if self._pid != os.getpid():  # the parent is the consumer
             self._disconnect()
             self._forget()
-        link = self._server.connect()
+        link = self._server.connect(what)
         try:
             self._check(link)
             self._largest = _largest(link)

@@ -33,7 +33,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "MISCONF", "NOREPLICAS", "TRYAGAIN")
 """What a server answers that cannot do it just now."""
 
-_CODE = re.compile(r"(?:^|: -)([A-Z]+) ")
+_CODE = re.compile(r"(?:^|: -)(?!ERR )([A-Z]+) ")
 """Of an error; before Redis 7, a script's has it within its text."""
 
 
@@ -75,13 +75,17 @@ class RedisServerAt:
                 seconds = {getattr(socket, name): value for name, value in _KEEPALIVE.items()}
                 self._options.setdefault("socket_keepalive_options", seconds)
 
-    def connect(self) -> RedisLink:
-        """Connect, or raise."""
+    def connect(self, what: str) -> RedisLink:
+        """Connect, or raise.
+
+        Args:
+            what: It is for, in an error's text.
+        """
         connection = self._kind(**self._options)
         try:
             connection.connect()
         except FAILURES as error:
-            raise self.failed("connect", error) from error
+            raise self.failed(what, error) from error
         return RedisLink(self, connection)
 
     def failed(self, what: str, error: Exception) -> BrokerError:
@@ -213,6 +217,9 @@ class RedisLink:
     def _send(self, command: Sequence[bytes]) -> int:
         """Returns its size."""
         data = _packed(command)
+        if len(data) <= _PIECE:
+            self._socket.sendall(data)
+            return len(data)
         for start in range(0, len(data), _PIECE):  # the timeout is that of one call
             self._socket.sendall(data[start : start + _PIECE])
         return len(data)

@@ -164,10 +164,10 @@ end
 return table.concat(answer)
 """
 
-# The same for a job that comes alone, in three quarters of the time.
+# The same for a job that comes alone, in three quarters of the time: so it makes sure of numbers by adding 0.
 # ARGV: id, record, topic, rank, due, milliseconds of hold (-1: the id is not unique). Returns 1 or 0.
 _PUSH_ONE = """
-local id, rank, due, hold = ARGV[1], number(ARGV[4]), number(ARGV[5]), number(ARGV[6])
+local id, rank, due, hold = ARGV[1], ARGV[4] + 0, ARGV[5] + 0, ARGV[6] + 0
 if hold >= 0 and redis.call('EXISTS', P .. 'id:' .. id) == 1
     or redis.call('HSETNX', P .. 'jobs', id, ARGV[2]) == 0 then
     return 0
@@ -479,7 +479,7 @@ class Script:
 
 
 PUSH = Script(_NUMBERS, _WAKE, _PUSH)
-PUSH_ONE = Script(_NUMBERS, _WAKE, _QUEUE, _PUSH_ONE)
+PUSH_ONE = Script(_WAKE, _QUEUE, _PUSH_ONE)
 RESERVE = Script(_LISTS, _RESERVE)
 TAKEN = Script(_TAKEN)
 PUT_ASIDE = Script(_PUT_ASIDE)
