@@ -57,6 +57,9 @@ _LAST_SECONDS = 2.0
 
 _LONGEST_EXTEND = 10.0
 _STATS_SECONDS = 2.0
+_STATS_SOON = 0.2
+"""After something came: who asks for the status is about to look for it."""
+
 _LONGEST_WAIT = 3600.0
 
 _log = logging.getLogger("multiprocessing_kit.service")
@@ -113,7 +116,7 @@ class _Consumer:
         self._ask_again = 0.0
         self._has_more = True
         self._look_again = 0.0
-        self._next_extend = self._next_scale = self._next_stats = 0.0
+        self._next_extend = self._next_scale = self._next_stats = self._stats_soon = 0.0
 
     def run(self) -> None:
         """Until the context is to stop, and all jobs are settled."""
@@ -156,7 +159,7 @@ class _Consumer:
                 self._try(self._push_schedules)
             self._check()
         if now >= self._next_stats:
-            self._next_stats = now + _STATS_SECONDS
+            self._next_stats, self._stats_soon = now + _STATS_SECONDS, now + _STATS_SOON
             self._stats.write(self._crew.states(), self._crew.wanted, self._is_away, self._paused)
         self._alerts.look()
 
@@ -175,6 +178,7 @@ class _Consumer:
             times.append(seconds)
         for key, _ in self._selector.select(min(max(0.0, min(times)), _LONGEST_WAIT)):
             key.data()
+            self._next_stats = min(self._next_stats, self._stats_soon)
 
     def _listen(self, bell: int | None) -> None:
         """Only while there is room: a bell that nobody answers would keep the loop awake."""

@@ -232,7 +232,7 @@ class Shop(InFolder):
         return Status.parse(self.ask("status")["status"])
 
     def status(self) -> ServiceStatus:
-        """What `status` tells, without a process for it; consumers tell it every two seconds."""
+        """What `status` tells, without a process for it; consumers tell it after 0.2 s."""
         config = load_config(self.toml)
         with contextlib.closing(StatusReader(config, Service(config).manager)) as reader:
             return reader.read()
