@@ -9,12 +9,17 @@ read: its length comes first. The consumer does not wait on its end; the worker 
 from __future__ import annotations
 
 import pickle
+import signal
 import socket
 import struct
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Answer", "Channel", "Task", "WorkerEnd"]
+__all__ = ["HURRY", "Answer", "Channel", "Task", "WorkerEnd"]
+
+HURRY = signal.SIGURG
+"""The consumer sends it to a worker that is at a long job with answers unsent. Nothing happens where it has
+no handler, as in what a job executes."""
 
 _LENGTH = struct.Struct("=Q")
 _READ_BYTES = 1 << 18
@@ -37,8 +42,9 @@ class Answer(NamedTuple):
     """What came of a task; they come in the order of the tasks.
 
     Attributes:
-        kind: "ok", "failed" (for good), "again" (after `delay`), "canceled", "skipped" (it was called back),
-            or "broken": to no task, but the worker itself ends by an error.
+        kind: "ok", "failed" (for good), "again" (after `delay`), "canceled", "skipped" (it was called back);
+            or "tried": the task under way goes on with another attempt; or "broken": to no task, but the
+            worker itself ends by an error.
         seconds: That it took.
         result: Encoded; None where nobody may ask for it.
         error: In words.

@@ -3,8 +3,8 @@
     deal ──▶ seat: jobs in the order they were sent ──▶ worker ──answers, in that order──▶ take
 
 A worker has as many jobs as are worth some 20 ms, by what the topic's last ones took, and one where they take
-longer, so that a death puts few at risk and nobody waits long for a message. Where jobs turn out long, those
-that wait behind one are called back and dealt anew.
+longer, so that a death puts few at risk and nobody waits long for a message. Where a job turns out long, what
+waits behind it is called back and dealt anew, and what is done before it is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from multiprocessing_kit.errors import describe_exit
-from multiprocessing_kit.service.channel import Answer, Channel, Task
+from multiprocessing_kit.service.channel import HURRY, Answer, Channel, Task
 from multiprocessing_kit.service.job import Delivery
 from multiprocessing_kit.service.marks import Mark, Marks
 from multiprocessing_kit.supervise.child import ForkedChild
@@ -30,7 +30,7 @@ __all__ = ["Crew", "Done", "WorkerState"]
 _LEASE_SECONDS = 0.02
 _MOST_JOBS = 64
 _STUCK_SECONDS = 0.25
-"""A job that runs for so long has others behind it called back."""
+"""A job that runs for so long has others behind it called back, and those before it answered."""
 
 _SEEN_SECONDS = 0.05
 """After which a worker's note that it began a job is seen here, whatever the processors hold back."""
@@ -91,6 +91,7 @@ class _Seat:
     jobs: deque[Delivery | None] = field(default_factory=deque)
     answered: int = 0
     called_back: float = 0.0
+    hurried: float = 0.0
     overdue: Delivery | None = None
     broken: str = ""
 
@@ -234,6 +235,7 @@ class Crew:
             if seat.channel is not None:
                 seat.channel.flush()
                 self._end_overdue(seat)
+                self._hurry(seat)
                 self._call_back(seat)
         done, self._done = self._done, []
         return done
@@ -280,6 +282,9 @@ class Crew:
             if answer.kind == "broken":
                 seat.broken = " ".join(answer.error.split())[:_PROBLEM_LENGTH]
                 continue
+            if answer.kind == "tried":
+                _note_attempt(seat.jobs[0], answer)
+                continue
             delivery = seat.jobs.popleft()
             seat.answered += 1
             if delivery is None:
@@ -308,7 +313,7 @@ class Crew:
         if delivery is None or seat.overdue is not None:
             return
         limit = self._timeouts.get(delivery.job.topic)
-        since = seat.mark.since
+        since = seat.mark.trying
         if limit is None or not since or time.monotonic() - since <= limit:
             return
         if seat.number_of_running != index:
@@ -323,6 +328,17 @@ class Crew:
             extra={"job_id": job.id, "topic": job.topic},
         )
         self._supervisor.stop(seat.pin, 0.0, Then.REPLACE)
+
+    def _hurry(self, seat: _Seat) -> None:
+        """Ask for the answers of jobs that are done while a long one is under way: if that one kills the
+        worker, they would be run again.
+        """
+        since, now = seat.mark.since, time.monotonic()
+        if not seat.number_of_running or not since or now - max(since, seat.hurried) <= _STUCK_SECONDS:
+            return
+        seat.hurried = now
+        if (child := self._supervisor.places[seat.pin].child) is not None:
+            child.send_signal(HURRY)
 
     def _call_back(self, seat: _Seat) -> None:
         """Take away what waits behind a job that turns out long: first said, and taken when that was seen."""
@@ -436,6 +452,14 @@ def _task(delivery: Delivery) -> Task:
     return Task(
         job.id, job.topic, job.payload, job.attempt, job.crashes, job.idle_for, job.first_run, job.changes
     )
+
+
+def _note_attempt(delivery: Delivery | None, answer: Answer) -> None:
+    """One of several that a worker makes."""
+    if delivery is not None:
+        job = delivery.job
+        job.attempt, job.first_run = answer.attempt, answer.first_run
+        job.failed("failed", answer.error)
 
 
 def _nothing() -> None:

@@ -1,6 +1,6 @@
 """What a worker notes in shared memory while it works, so that its death is no riddle.
 
-    worker:    begun = n + 1, since = now ─▶ process() ─▶ done = n + 1, since = 0
+    worker:    begun = n + 1, since = trying = now ─▶ process() ─▶ done = n + 1, since = 0
     consumer:  reads them when the worker has died or takes long; writes `limit` to call jobs back
 
 Jobs are counted in the order in which the worker got them. A job that has begun and is not done was being
@@ -19,7 +19,7 @@ __all__ = ["Mark", "Marks"]
 
 _ROW_BYTES = 64  # rows of two writers do not share a line of the processor's cache
 _NUMBER, _SECONDS = struct.Struct("=q"), struct.Struct("=d")
-_READY, _BEGUN, _DONE, _SINCE, _LIMIT = 0, 8, 16, 24, 32
+_READY, _BEGUN, _DONE, _SINCE, _LIMIT, _TRYING = 0, 8, 16, 24, 32, 40
 _NO_LIMIT = (1 << 63) - 1
 
 
@@ -63,7 +63,9 @@ class Mark:
 
     def begin(self, number: int) -> bool:
         """The job of this number, from 0, begins; False if it was called back, and must not be run."""
-        _SECONDS.pack_into(self._memory, self._at + _SINCE, time.monotonic())
+        now = time.monotonic()
+        _SECONDS.pack_into(self._memory, self._at + _SINCE, now)
+        _SECONDS.pack_into(self._memory, self._at + _TRYING, now)
         _NUMBER.pack_into(self._memory, self._at + _BEGUN, number + 1)
         self._fence()  # the consumer that does not see this has written its limit before we look for it
         (limit,) = _NUMBER.unpack_from(self._memory, self._at + _LIMIT)
@@ -71,6 +73,14 @@ class Mark:
             return True
         self.end(number)
         return False
+
+    def attempt(self) -> None:
+        """Another attempt of it begins."""
+        _SECONDS.pack_into(self._memory, self._at + _TRYING, time.monotonic())
+
+    def pause(self) -> None:
+        """It waits for its next attempt, which is not held against it."""
+        _SECONDS.pack_into(self._memory, self._at + _TRYING, 0.0)
 
     def end(self, number: int) -> None:
         """It is over."""
@@ -99,6 +109,12 @@ class Mark:
     def since(self) -> float:
         """Since when, by `time.monotonic()`; 0.0 if none is."""
         since: float = _SECONDS.unpack_from(self._memory, self._at + _SINCE)[0]
+        return since
+
+    @property
+    def trying(self) -> float:
+        """Since when the attempt is made, of a job that is being run; 0.0 between two of them."""
+        since: float = _SECONDS.unpack_from(self._memory, self._at + _TRYING)[0]
         return since
 
     def call_back(self, number: int) -> None:

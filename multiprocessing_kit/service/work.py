@@ -12,9 +12,11 @@ import logging
 import os
 import pickle
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 from multiprocessing_kit.errors import PayloadError
@@ -22,7 +24,7 @@ from multiprocessing_kit.lifecycle import JobRun, Requeue
 from multiprocessing_kit.manager.context import Context
 from multiprocessing_kit.response import JobResponse, Response
 from multiprocessing_kit.retry import History
-from multiprocessing_kit.service.channel import Answer, Task, WorkerEnd
+from multiprocessing_kit.service.channel import HURRY, Answer, Task, WorkerEnd
 from multiprocessing_kit.service.config import ServiceConfig
 from multiprocessing_kit.service.logs import at_job
 from multiprocessing_kit.service.marks import Mark
@@ -65,7 +67,7 @@ def live(
             sys.path.insert(0, config.directory)
         if config.setup is not None:
             loaded(config.setup)()
-        desks = {topic.name: _Desk(topic, config.payloads()) for topic in topics}
+        desks = {topic.name: _Desk(topic, config.payloads(), mark) for topic in topics}
         mark.ready()
         end.send([])  # wakes the consumer
         status = _Life(topics, desks, end, mark, context).run()
@@ -158,10 +160,12 @@ class _Life:
         self._number = 0
         self._answers: list[Answer] = []
         self._published = time.monotonic()
+        self._may_hurry = False  # only while a job runs: the handler would find all else half done
 
     def run(self) -> int:
         """Until it is to be replaced, or is asked to end."""
         context = self._context
+        signal.signal(HURRY, self._hurry)
         while not context.stopping:
             if not context.wait_for(self._end.fileno(), None if not self._until else self._seconds_left()):
                 break
@@ -190,7 +194,9 @@ class _Life:
     def _one(self, task: Task) -> None:
         number, self._number = self._number, self._number + 1
         if self._mark.begin(number):
-            answer = self._desks[task.topic].run(task)
+            self._may_hurry = True
+            answer = self._desks[task.topic].run(task, self._tried)
+            self._may_hurry = False
             if self._context.interrupted:  # `process()` was, and its failure is none
                 raise SystemExit(_FAILED)
             self._mark.end(number)
@@ -199,6 +205,20 @@ class _Life:
         self._answers.append(answer)
         if time.monotonic() - self._published >= _PUBLISH_SECONDS:
             self._publish()
+
+    def _tried(self, answer: Answer) -> None:
+        """The job under way goes on; what came of the attempt is told, should this worker not live to."""
+        self._may_hurry = False
+        self._answers.append(answer)
+        self._publish()
+        self._may_hurry = True
+
+    def _hurry(self, _signum: int, _frame: FrameType | None) -> None:
+        """The job under way is long, and answers wait behind it."""
+        if self._may_hurry:
+            self._may_hurry = False
+            self._publish()
+            self._may_hurry = True
 
     def _publish(self) -> None:
         if self._answers:
@@ -212,23 +232,27 @@ class _Desk:
 
     events = 0
 
-    def __init__(self, topic: TopicConfig, payloads: Payloads) -> None:
+    def __init__(self, topic: TopicConfig, payloads: Payloads, mark: Mark) -> None:
         self.worker = topic_worker(topic)
         self.worker._host = self
         self.pid = os.getpid()
         self._topic = topic
         self._payloads = payloads
+        self._mark = mark
         self._result: bytes | None = None
+        self._tried: Callable[[Answer], None]
+        self._first_run = 0.0
         self.worker.setup()
 
-    def run(self, task: Task) -> Answer:
+    def run(self, task: Task, tried: Callable[[Answer], None]) -> Answer:
         began = time.perf_counter()
+        self._tried = tried
         with at_job(task.id, task.topic):
             answer = self._run(task)
         return answer._replace(seconds=time.perf_counter() - began)
 
     def _run(self, task: Task) -> Answer:
-        first_run = task.first_run or time.time()
+        self._first_run = first_run = task.first_run or time.time()
         self._result = None
         try:
             argument = self._payloads.decode(task.payload)
@@ -285,10 +309,18 @@ class _Desk:
         return response
 
     def attempting(self, number: int) -> None:
-        """An attempt here, after an immediate retry."""
+        """An attempt here, after an immediate retry; its time is its own."""
+        self._mark.attempt()
 
     def pausing(self) -> None:
         """Before it."""
+        worker = self.worker
+        assert worker.response is not None
+        told = _told(worker.response)
+        # It counts the next attempt only when that begins.
+        _log.warning("job %s: attempt %d failed, again here: %s", worker.job_id, worker.attempt, told)
+        self._tried(Answer("tried", error=told, attempt=worker.attempt, first_run=self._first_run))
+        self._mark.pause()
 
     def check_process(self) -> None:
         """End a copy of this worker that `process()` has forked."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.folders import until
 from tests.service.services import WORK, Shop
 
 pytestmark = pytest.mark.timeout(300)
@@ -105,3 +106,71 @@ def test_a_call_that_cannot_be_made_is_a_dead_letter_at_once(
         assert (event.kind, event.attempt) == ("failed", 1)
         assert told in event.error
         assert shop.result(shop.push("calls", {"method": "jobs:work", "params": [7]})) == 7
+
+
+# ── what a worker tells in the midst of a job ───────────────────────────────────────────────────────
+
+
+IMMEDIATE = """
+    [[topics]]
+    name = "work"
+    worker = "jobs:ends"
+    timeout = 0.5
+    retry = { max = 3, crashes = 2, type = "immediate", wait = "fixed", first = 0.7 }
+"""
+ENDS = """
+    def ends(hows):
+        '''Another way in each run, whatever worker does it.'''
+        note("run")
+        with open(os.path.join(os.path.dirname(__file__), "runs")) as file:
+            how = hows[len(file.readlines()) - 1]
+        if how == "failed":
+            raise ValueError("no")
+        if how == "crashed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "hows",
+    [
+        ["failed", "failed", "failed", "failed"],
+        ["failed", "timeout", "failed", "timeout"],
+        ["failed", "crashed", "failed", "failed", "failed"],
+        ["failed", "crashed", "failed", "crashed"],
+    ],
+    ids="-".join,
+)
+def test_attempts_in_one_worker_are_counted_and_timed_each_for_itself(
+    tmp_path: Path, hows: list[str]
+) -> None:
+    """The pauses between them are longer than a job may take."""
+    with Shop(tmp_path, IMMEDIATE, ENDS) as shop:
+        shop.run()
+        shop.push("work", hows)
+        shop.wait_until(lambda _: shop.backlog().dead == 1)
+        with shop.broker() as broker:
+            (letter,) = broker.dead_letters("work", 10)
+    assert [event.kind for event in letter.job.history] == hows
+    assert [event.attempt for event in letter.job.history] == list(range(1, len(hows) + 1))
+
+
+def test_what_was_done_before_a_long_job_does_not_wait_for_it(tmp_path: Path) -> None:
+    """And is not run again when that one kills the worker."""
+    jobs = """
+        def mixed(argument):
+            note(argument)
+            if argument == "long":
+                time.sleep(600)
+            return argument
+    """
+    with Shop(tmp_path, WORK.replace("jobs:work", "jobs:mixed").replace("= 2", "= 1"), jobs) as shop:
+        shop.run()
+        shop.push_many("work", ["first"] * 200)  # by which it learns that they are short
+        shop.wait_until_empty()
+        ids = shop.push_many("work", ["short"] * 10 + ["long"])
+        assert [shop.result(job_id) for job_id in ids[:-1]] == ["short"] * 10
+        shop.kill(*shop.workers())
+        until(lambda: shop.runs["long"] == 2, "the long job to run again")
+        assert shop.runs["short"] == 10

@@ -26,6 +26,18 @@ def test_the_job_that_has_begun_and_is_not_done_is_running() -> None:
     marks.close()
 
 
+def test_each_attempt_has_its_time_and_the_pause_before_it_none() -> None:
+    marks, mark = _mark()
+    mark.begin(0)
+    assert mark.trying == mark.since
+    mark.pause()
+    assert mark.trying == 0.0
+    mark.attempt()
+    assert mark.trying >= mark.since
+    assert mark.since
+    marks.close()
+
+
 def test_what_was_called_back_does_not_begin_until_it_is_allowed() -> None:
     marks, mark = _mark()
     assert mark.begin(0)
