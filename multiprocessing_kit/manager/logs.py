@@ -20,6 +20,9 @@ __all__ = ["check_logs", "open_logs", "reopen_logs", "send_all_to"]
 
 _BYTES, _FILES = 100_000_000, 5
 _FORMAT = "%(asctime)s %(levelname)-7s %(processName)s[%(process)d] %(name)s: %(message)s"
+_HALF_CHARACTERS = "backslashreplace"
+"""As in the name of a file that is no text: such a line is written too."""
+
 _JOURNAL = "/run/systemd/journal/socket"
 _SYSLOG = {"linux": "/dev/log", "darwin": "/var/run/syslog"}
 
@@ -81,13 +84,15 @@ def _handler(wanted: str, formatter: logging.Formatter | None) -> logging.Handle
         if wanted == "stderr":
             handler = logging.StreamHandler(sys.stderr)
         elif wanted == "syslog":
-            handler = logging.handlers.SysLogHandler(_SYSLOG.get(sys.platform, "/dev/log"))
+            handler = _SyslogHandler(_SYSLOG.get(sys.platform, "/dev/log"))
         elif wanted == "journal":
             handler = JournalHandler()
             handler.setFormatter(formatter)  # by itself it tells all that the usual one does
             return handler
         else:
-            handler = _PrivateFileHandler(os.path.abspath(wanted), maxBytes=_BYTES, backupCount=_FILES)
+            handler = _PrivateFileHandler(
+                os.path.abspath(wanted), maxBytes=_BYTES, backupCount=_FILES, errors=_HALF_CHARACTERS
+            )
     except OSError as error:
         raise ManagerConfigError(f"option logger: cannot open {wanted}: {error}", option="logger") from error
     handler.setFormatter(formatter or logging.Formatter(_FORMAT))
@@ -140,6 +145,11 @@ class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
 
 
+class _SyslogHandler(logging.handlers.SysLogHandler):
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode(errors=_HALF_CHARACTERS).decode()
+
+
 class JournalHandler(logging.Handler):
     """To the journal of systemd, by its own protocol: one datagram of fields, or a file with them.
 
@@ -167,7 +177,7 @@ class JournalHandler(logging.Handler):
                 "CODE_FUNC": record.funcName or "",
                 "LOGGED_BY_PID": str(record.process),
             }
-            self._send(b"".join(_field(name, value.encode()) for name, value in fields.items()))
+            self._send(b"".join(_field(name, value) for name, value in fields.items()))
         except Exception:
             self.handleError(record)
 
@@ -190,8 +200,9 @@ class JournalHandler(logging.Handler):
         super().close()
 
 
-def _field(name: str, value: bytes) -> bytes:
-    return b"%s\n%s%s\n" % (name.encode(), len(value).to_bytes(8, "little"), value)
+def _field(name: str, value: str) -> bytes:
+    data = value.encode(errors=_HALF_CHARACTERS)
+    return b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data)
 
 
 def _priority(level: int) -> int:

@@ -152,12 +152,18 @@ def _encoded(fields: dict[str, Any]) -> bytes:
     try:
         return json.dumps(fields, default=str).encode()
     except Exception:  # one of them refuses to be written; the others need not be lost with it
-        return json.dumps({name: _text(value) for name, value in fields.items()}).encode()
+        return json.dumps({name: _writable(value) for name, value in fields.items()}, default=str).encode()
 
 
-def _text(value: object) -> object:
-    if value is None or isinstance(value, (str, int, float)):
-        return value
+def _writable(value: object) -> object:
+    try:
+        json.dumps(value, default=str)
+    except Exception:
+        return _text(value)
+    return value
+
+
+def _text(value: object) -> str:
     try:
         return repr(value)
     except Exception:

@@ -93,4 +93,10 @@ class JsonFormatter(logging.Formatter):
             fields["traceback"] = record.exc_text
         if record.stack_info:
             fields["stack"] = record.stack_info
-        return json.dumps({name: value for name, value in fields.items() if value is not None}, default=str)
+        told = {name: _whole(value) for name, value in fields.items() if value is not None}
+        return json.dumps(told, default=str)
+
+
+def _whole(value: object) -> object:
+    """Without half characters, as in the name of a file that is no text: many readers of JSON refuse them."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

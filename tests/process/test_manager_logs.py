@@ -144,6 +144,7 @@ ELSEWHERE = """
     def work(context):
         log.warning("two\\nlines of %s", "one")
         log.debug("not written")
+        log.info("half a character \\udcff")
         log.info("large %s.", "\u00e4" * {letters})
         context.sleep(3600)
 
@@ -185,7 +186,7 @@ def test_the_journal_has_all_of_a_record_however_large(tmp_path: Path) -> None:
     source = ELSEWHERE.format(logger="journal", letters=300_000)
     with Program(tmp_path, source) as program, elsewhere(program) as receiver:
         program.run()
-        entries = [journal_entry(receiver) for _ in range(4)]
+        entries = [journal_entry(receiver) for _ in range(5)]
         messages = {fields["MESSAGE"]: (fields, is_file) for fields, is_file in entries}
         pid = program.worker().pid
         fields, is_file = messages["two\nlines of one"]
@@ -197,13 +198,14 @@ def test_the_journal_has_all_of_a_record_however_large(tmp_path: Path) -> None:
         assert is_file
         assert fields["PRIORITY"] == "6"
         assert f"worker #0 started (pid {pid})" in messages
+        assert "half a character \\udcff" in messages
 
 
 def test_syslog(tmp_path: Path) -> None:
     source = ELSEWHERE.format(logger="syslog", letters=1000)
     with Program(tmp_path, source) as program, elsewhere(program) as receiver:
         program.run()
-        lines = [receiver.recv(1 << 20).decode().rstrip("\0") for _ in range(4)]
+        lines = [receiver.recv(1 << 20).decode().rstrip("\0") for _ in range(5)]
         pid = program.worker().pid
         user, warning, info = 1 << 3, 4, 6
         assert any(
@@ -213,6 +215,7 @@ def test_syslog(tmp_path: Path) -> None:
         start = rf"<{user | warning}>[-\d :,]+ WARNING worker #0\[{pid}\] program: "
         assert any(re.fullmatch(start + "two\nlines of one", line) for line in lines)
         assert any(line.endswith(f"program: large {'ä' * 1000}.") for line in lines)
+        assert any(line.endswith("program: half a character \\udcff") for line in lines)
 
 
 def test_a_file_is_rotated_and_five_old_ones_are_kept(tmp_path: Path) -> None:

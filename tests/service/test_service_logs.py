@@ -106,6 +106,51 @@ def test_lines_of_json(tmp_path: Path) -> None:
         assert all("topic" not in record for record in records if record not in of_job)
 
 
+ODD = """
+    import logging
+
+    class Sulky:
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def odd(argument):
+        log = logging.getLogger("jobs")
+        log.info("half a character \\udcff")
+        try:
+            raise ValueError("\\udcff")
+        except ValueError:
+            log.exception("half of one in a traceback")
+        log.info("an extra that cannot be written", extra={"counts": {(1, 2): 3}})
+        log.info("an extra without a text", extra={"of": Sulky()})
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_line_that_is_hard_to_write(tmp_path: Path, log_format: str) -> None:
+    settings = f'log = "shop.log"\nlog_format = "{log_format}"'
+    topics = '[[topics]]\nname = "odd"\nworker = "jobs:odd"\n'
+    with Shop(tmp_path, topics, ODD, settings=settings) as shop:
+        shop.run()
+        job_id = shop.push("odd")
+        shop.wait_until_empty("odd")
+        shop.stop()
+        lines = (tmp_path / "shop.log").read_text().splitlines()
+        if log_format == "json":
+            records = [json.loads(line) for line in lines]
+            said = [record["message"] for record in records if record.get("job") == job_id]
+            tracebacks = [record["traceback"] for record in records if "traceback" in record]
+        else:
+            said = [line.partition(f"[odd {job_id}]: ")[2] for line in lines if job_id in line]
+            tracebacks = [line for line in lines if line.startswith("ValueError")]
+        assert said == [
+            "half a character \\udcff",
+            "half of one in a traceback",
+            "an extra that cannot be written",
+            "an extra without a text",
+        ]
+        assert [text.endswith("ValueError: \\udcff") for text in tracebacks] == [True]
+
+
 def test_a_job_that_takes_too_long_is_marked(tmp_path: Path) -> None:
     topics = """
         [[topics]]
