@@ -19,13 +19,16 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from benchmarks.servers import RedisServer, redis_server
 from multiprocessing_kit.service.brokers.sqlite.broker import SqliteBroker
 from multiprocessing_kit.service.config_file import load_config
 from multiprocessing_kit.service.http import bodies
-from multiprocessing_kit.service.http.connections import Guard
+from multiprocessing_kit.service.http.connections import Guard, guarded
 from multiprocessing_kit.service.job import Job, Outcome, Settlement
 from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.payloads import Payloads
@@ -97,7 +100,9 @@ REFUSED = {
     "delay is text": (request("POST", JOBS, json={"delay": "5"}), 422, "delay: "),
     "delay below 0": (request("POST", JOBS, json={"delay": -1}), 422, "delay: "),
     "delay and at": (request("POST", JOBS, json={"delay": 1, "at": 1}), 422, "one of them must go"),
-    "at without zone": (request("POST", JOBS, json={"at": "2030-01-31T08:00:00"}), 422, "at"),
+    "at without zone": (request("POST", JOBS, json={"at": "2030-01-31T08:00:00"}), 422, "at: it is neither"),
+    "at below 0": (request("POST", JOBS, json=[{"at": -1}]), 422, "wrong: 0.at: it is neither"),
+    "at is a list": (request("POST", JOBS, json={"at": []}), 422, "at: it is neither"),
     "at is no time": (request("POST", JOBS, json={"at": "tomorrow"}), 422, "neither seconds since 1970"),
     "priority too high": (request("POST", JOBS, json={"priority": 101}), 422, "priority: "),
     "priority is true": (request("POST", JOBS, json={"priority": True}), 422, "priority: "),
@@ -106,6 +111,7 @@ REFUSED = {
     "id with a line break": (request("POST", JOBS, json={"id": "a\nb"}), 422, "cannot be printed"),
     "unknown topic": (request("POST", "/topics/x/jobs", json={}), 404, "there are mail, image"),
     "unknown path": (request("GET", "/nowhere"), 404, "Not Found"),
+    "a slash too many": (request("POST", f"{JOBS}/", json={}), 404, "Not Found"),
     "another method": (request("GET", JOBS), 405, "Method Not Allowed"),
     "no result": (request("GET", "/jobs/none/result"), 404, "no result"),
     "wait is text": (request("GET", "/jobs/none/result?wait=x"), 422, "wait is not"),
@@ -142,6 +148,17 @@ def test_a_large_body_is_not_read_and_the_connection_closed(door: Door, length: 
         answer = received(ours)  # to its end: though we have sent only a part
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"\r\nconnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    "begun", [b"Content-Length: 50\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\nno chunk\r\n"]
+)
+def test_who_goes_away_in_the_midst_of_a_body_is_no_error_of_ours(door: Door, begun: bytes) -> None:
+    before = door.log.count(f"POST {JOBS} 400 ")
+    with door.socket() as ours:
+        ours.sendall(f"POST {JOBS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode() + begun)
+    until(lambda: door.log.count(f"POST {JOBS} 400 ") > before, "a line of the access log")
+    assert "Traceback" not in door.log
 
 
 def test_a_body_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,6 +380,18 @@ def test_the_description(door: Door) -> None:
         "priority",
         "id",
     }
+    told = {
+        (path, method): set(one["responses"])
+        for path, ways in found["paths"].items()
+        for method, one in ways.items()
+    }
+    assert all({"401", "403"} <= statuses for (path, _), statuses in told.items() if path != "/health")
+    assert set(found["components"]["schemas"]["Problem"]["properties"]) == {
+        "error",
+        "problems",
+        "ids",
+        "duplicates",
+    }
     for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(found)):
         place: Any = found
         for part in reference.split("/"):
@@ -413,7 +442,7 @@ def test_a_server_whose_memory_is_full(tmp_path: Path) -> None:
         declined = door.ask("POST", JOBS, json={})
         assert (declined.status_code, declined.headers["Retry-After"]) == (503, "1")
         assert re.search("its memory is full; .*maxmemory", declined.json()["error"])
-        assert "its memory is full" in door.log
+        until(lambda: "its memory is full" in door.log, "a line in the log")
         assert door.ask("GET", "/health").status_code == 200
         assert [topic["ready"] for topic in door.ask("GET", "/topics").json()["topics"]] == [0, 0]
 
@@ -595,6 +624,34 @@ def test_each_state_has_its_time(is_busy: bool) -> None:
     guard.note(one, is_busy)
     guard.sweep()
     assert (one.is_open, len(guard), guard.dropped) == (False, 0, 1)
+
+
+def test_a_request_behind_another_has_its_own_time() -> None:
+    guard = Guard(10)
+    ends: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        ends.extend(guard._busy.values())
+        await Response()(scope, receive, send)
+
+    async def ask_twice() -> None:
+        config = uvicorn.Config(app, lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        made = guarded(guard)
+        server = await loop.create_server(lambda: made(config, ServerState(), {}), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        head = b"GET / HTTP/1.1\r\nHost: x\r\n"
+        writer.write(head + b"\r\n" + head + b"Connection: close\r\n\r\n")
+        assert (await reader.read()).count(b"HTTP/1.1 200 ") == 2
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(ask_twice())
+    first, second = ends
+    assert first < second
 
 
 # ── the commands ──────────────────────────────────────────────────────────────────────────────────

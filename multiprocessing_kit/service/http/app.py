@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -87,14 +87,16 @@ class Door:
         ]
         handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
             HTTPException: _refused,
+            ClientDisconnect: _gone,
             WrongRequestError: _wrong,
             PayloadError: _wrong,
             BrokerUnavailableError: _away,
             BrokerError: _declined,
             Exception: _failed,  # it is logged by uvicorn as well
         }
-        app: ASGIApp = Starlette(routes=routes, exception_handlers=handlers)
-        app = Linger(Token(BodyLimit(app, config.http.body_limit), token_of(config.http)))
+        paths = Starlette(routes=routes, exception_handlers=handlers)
+        paths.router.redirect_slashes = False  # it would send clients to http:// behind a proxy with TLS
+        app: ASGIApp = Linger(Token(BodyLimit(paths, config.http.body_limit), token_of(config.http)))
         self.app: ASGIApp = AccessLog(app) if config.http.access_log else app
 
     def close(self) -> None:
@@ -223,6 +225,11 @@ def _seconds(request: Request) -> float:
 
 async def _refused(_request: Request, error: HTTPException) -> Response:
     return problem(error.status_code, error.detail, dict(error.headers or {}))
+
+
+async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
+    """Nobody hears it, but for the access log."""
+    return problem(400, "the client went away before all of its body was there")
 
 
 async def _wrong(_request: Request, error: WrongRequestError | PayloadError) -> Response:

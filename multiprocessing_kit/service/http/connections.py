@@ -113,6 +113,7 @@ def guarded(guard: Guard) -> type[H11Protocol]:
             self._note()
 
         def on_response_complete(self) -> None:
+            guard.note(self, False)  # what was sent behind it begins now, and has its own time
             super().on_response_complete()
             self._note()
 

@@ -24,6 +24,8 @@ _PROBLEM = {
                 "properties": {"at": {"type": "string"}, "problem": {"type": "string"}},
             },
         },
+        "ids": {"type": "array", "items": {"type": "string"}, "description": "Of those that were pushed."},
+        "duplicates": {"type": "array", "items": {"type": "string"}},
     },
 }
 
@@ -68,10 +70,18 @@ def description(config: ServiceConfig) -> dict[str, Any]:
             "/metrics": {
                 "get": {
                     "summary": "Numbers for Prometheus.",
-                    "responses": {"200": {"description": "Its text format.", "content": {"text/plain": {}}}},
+                    "responses": {
+                        "200": {"description": "Its text format.", "content": {"text/plain": {}}},
+                        **_problems(401, 403, 503),
+                    },
                 }
             },
-            "/openapi.json": {"get": {"summary": "This.", "responses": {"200": {"description": "JSON."}}}},
+            "/openapi.json": {
+                "get": {
+                    "summary": "This.",
+                    "responses": {"200": {"description": "JSON."}, **_problems(401, 403)},
+                }
+            },
         },
     }
 

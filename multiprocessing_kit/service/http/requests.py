@@ -29,6 +29,8 @@ __all__ = ["MOST_JOBS", "JobRequest", "WrongRequestError", "jobs_of"]
 MOST_JOBS = 10_000
 """In one request."""
 
+_NO_INSTANT = "it is neither seconds since 1970 nor such as 2030-01-31T08:00:00Z"
+
 
 class WrongRequestError(ServiceError, ValueError):
     """A request makes no sense.
@@ -71,9 +73,11 @@ class JobRequest(BaseModel):
             try:
                 value = datetime.fromisoformat(value.replace("Z", "+00:00"))
             except ValueError as error:
-                raise ValueError(
-                    "it is neither seconds since 1970 nor such as 2030-01-31T08:00:00Z"
-                ) from error
+                raise ValueError(_NO_INSTANT) from error
+        is_time = isinstance(value, datetime) and value.tzinfo is not None
+        is_seconds = type(value) in (int, float) and 0 <= value <= LATEST
+        if not (is_time or is_seconds or value is None):  # a union would complain for each of its parts
+            raise ValueError(_NO_INSTANT)
         return value
 
     @field_validator("id")
