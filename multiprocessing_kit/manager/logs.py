@@ -26,6 +26,8 @@ _HALF_CHARACTERS = "backslashreplace"
 _JOURNAL = "/run/systemd/journal/socket"
 _SYSLOG = {"linux": "/dev/log", "darwin": "/var/run/syslog"}
 
+_log = logging.getLogger("multiprocessing_kit.manager")
+
 
 def open_logs(
     logger: logging.Logger | logging.Handler | str | None,
@@ -143,6 +145,16 @@ class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
         path = Path(self.baseFilename)
         descriptor = open_private(path, "logger", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)
+
+    def doRollover(self) -> None:
+        """Where it cannot be, rather one large file than lines lost; tried again when that has grown."""
+        try:
+            super().doRollover()
+        except OSError as error:  # as in a directory where this user may not write
+            self.maxBytes += _BYTES
+            _log.warning("the log cannot be rotated: %s", error)
+        else:
+            self.maxBytes = _BYTES
 
 
 class _SyslogHandler(logging.handlers.SysLogHandler):

@@ -218,22 +218,24 @@ def test_syslog(tmp_path: Path) -> None:
         assert any(line.endswith("program: half a character \\udcff") for line in lines)
 
 
+ROTATED_SOON = """
+    from multiprocessing_kit.manager import logs
+
+    logs._BYTES = 3000
+
+    def work(context):
+        for number in range(400):
+            log.info("line %d.", number)
+        context.sleep(3600)
+
+    manager = Manager("tested", workers=1, target=work, umask=0)
+"""
+
+
 def test_a_file_is_rotated_and_five_old_ones_are_kept(tmp_path: Path) -> None:
     """At 100 MB; here at less. Nobody else may read any of them."""
     assert (logs._BYTES, logs._FILES) == (100_000_000, 5)
-    source = """
-        from multiprocessing_kit.manager import logs
-
-        logs._BYTES = 3000
-
-        def work(context):
-            for number in range(400):
-                log.info("line %d.", number)
-            context.sleep(3600)
-
-        manager = Manager("tested", workers=1, target=work, umask=0)
-    """
-    with Program(tmp_path, source) as program:
+    with Program(tmp_path, ROTATED_SOON) as program:
         program.start()
         path = program.runtime / "tested.log"
         until(lambda: "line 399." in path.read_text(), "the last line")
@@ -246,6 +248,19 @@ def test_a_file_is_rotated_and_five_old_ones_are_kept(tmp_path: Path) -> None:
         ]
         assert numbers == [*range(numbers[0], 400)]
         assert numbers[0] > 0
+
+
+def test_a_file_that_cannot_be_rotated_has_all_lines(tmp_path: Path) -> None:
+    with Program(tmp_path, ROTATED_SOON) as program:
+        program.runtime.mkdir(0o700)
+        (program.runtime / "tested.log.4").touch()
+        (program.runtime / "tested.log.5").mkdir()  # where the oldest one would go
+        program.start()
+        path = program.runtime / "tested.log"
+        until(lambda: "line 399." in path.read_text(), "the last line")
+        text = path.read_text()
+        assert [int(number) for number in re.findall(r"line (\d+)\.", text)] == [*range(400)]
+        assert 1 <= text.count("the log cannot be rotated: ") <= len(text) / 3000
 
 
 # ── one record of each kind ───────────────────────────────────────────────────────────────────────────
