@@ -141,6 +141,27 @@ def _all_handlers() -> set[logging.Handler]:
 class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
     """Nobody else may read its files, also those that come after a rotation."""
 
+    _missing = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it; the first that can be written again is followed by how many could not."""
+        missing = self._missing
+        super().emit(record)
+        if missing and missing == self._missing:
+            self._missing = 0
+            _log.warning("the log could not be written for a while: up to %d records are missing", missing)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A disk that is full is told once: a traceback for each record would fill the next one."""
+        error = sys.exc_info()[1]
+        if isinstance(error, (OSError, ManagerConfigError)):
+            if not self._missing:
+                with contextlib.suppress(OSError):
+                    print(f"the log cannot be written: {error}", file=sys.stderr, flush=True)
+            self._missing += 1
+        else:
+            super().handleError(record)
+
     def _open(self) -> io.TextIOWrapper:
         path = Path(self.baseFilename)
         descriptor = open_private(path, "logger", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -261,6 +262,29 @@ def test_a_file_that_cannot_be_rotated_has_all_lines(tmp_path: Path) -> None:
         text = path.read_text()
         assert [int(number) for number in re.findall(r"line (\d+)\.", text)] == [*range(400)]
         assert 1 <= text.count("the log cannot be rotated: ") <= len(text) / 3000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
+def test_a_disk_that_is_full_is_told_once(tmp_path: Path) -> None:
+    source = """
+        def work(context):
+            context.sleep(3600)
+            for number in range(400):
+                log.info("line %d.", number)
+
+        manager = Manager("tested", workers=1, target=work, execute_sleep=3600)
+    """
+    with Program(tmp_path, source) as program:
+        program.start()
+        pid = program.status().pid
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+        program.ask("wakeup")
+        output = program.runtime / "tested.out"
+        until(lambda: "the log cannot be written: " in output.read_text(), "the error")
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        program.ask("wakeup")  # which is logged
+        assert len(program.wait_for_log(r"up to \d+ records are missing")) == 1
+        assert output.read_text().count("\n") == 1
 
 
 # ── one record of each kind ───────────────────────────────────────────────────────────────────────────
