@@ -113,6 +113,23 @@ def test_topics_in_the_order_of_the_call(broker: Broker, opened: Open) -> None:
     assert ids(take(consumer, 4, topics=["early", "late"])) == [jobs[i].id for i in (1, 3, 0, 2)]
 
 
+@pytest.mark.parametrize("seconds", [0.01, 0.3], ids=["short jobs", "long jobs"])
+def test_the_first_topic_stays_the_first(broker: Broker, opened: Open, seconds: float) -> None:
+    """Also where the next of its jobs is on its way when one of another topic is here already."""
+    count = int(4 + 0.2 / seconds)
+    broker.push([job(topic=topic) for topic in ("early", "late") for _ in range(count)])
+    consumer = opened()
+    consumer.join("first", ["early", "late"], LEASE)
+    taken: list[str] = []
+    while taken.count("early") < count:
+        (delivery,) = take(consumer, 1)
+        time.sleep(seconds)  # as a job
+        consumer.ack(delivery)
+        taken.append(delivery.job.topic)
+
+    assert taken.count("late") <= 2, taken  # a loaded server may be slow to answer
+
+
 @pytest.mark.parametrize("limit", [1, 5])
 def test_a_flooded_topic_does_not_starve_another(broker: Broker, opened: Open, limit: int) -> None:
     """Of the same priority; one of a higher priority still goes first."""

@@ -40,7 +40,9 @@ _SWIFT_FILLS, _SWIFT_SECONDS = 8, 2.0
 """So many times as many jobs as were asked for, within so long."""
 
 _MOST_PREFETCHED = 65535
-_ARRIVAL_SECONDS = 0.05
+_ARRIVAL_SECONDS, _LATE_SECONDS = 0.05, 0.01
+"""For the first job of those that were asked for, and then for one of a topic that comes before its own."""
+
 _UNASKED_SECONDS = 3.0
 """After which jobs that nobody here asks for are given to others."""
 
@@ -172,32 +174,46 @@ class Intake:
         for topic in set(self._consumers) - set(topics):
             self.stop(topic)
         started = [self._want(topic, limit) for topic in topics]
-        wire = self._now.wire
-        wire.pump()
-        if any(started) and not self.has_some:
-            until = time.monotonic() + _ARRIVAL_SECONDS
-            while not self.has_some and (left := until - time.monotonic()) > 0 and self._now.is_open:
-                wire.pump(left)
+        self._now.wire.pump()
+        if any(started):
+            self._await(topics[0])
         found: list[Held] = []
         for topic in topics:
             kept = self._kept[topic]
             while kept and len(found) < limit:
                 found.append(heapq.heappop(kept)[-1])
-        if found and len(found) >= limit and not self._is_swift():
-            self._stop_all()
+        if found and len(found) >= limit:
+            self._fills.append(time.monotonic())
+            if not self._is_swift:
+                self._stop_all()
         for held in found:  # last: where the connection ends in `stop`, nobody has got them
             held.is_out = True
         return [held.delivery for held in found]
 
+    def _await(self, first: str) -> None:
+        """Wait for what comes, and a moment longer for the first topic: queues answer in any order."""
+        until = time.monotonic() + _ARRIVAL_SECONDS
+        while not self._kept[first] and self._now.is_open:
+            now = time.monotonic()
+            if self.has_some:
+                until = min(until, now + _LATE_SECONDS)
+            if now >= until:
+                return
+            self._now.wire.pump(until - now)
+
+    @property
     def _is_swift(self) -> bool:
         """Whether jobs are taken so fast that it is worth having more here, which nobody else can have."""
-        now = time.monotonic()
-        self._fills.append(now)
-        return len(self._fills) == _SWIFT_FILLS and now - self._fills[0] < _SWIFT_SECONDS
+        is_full = len(self._fills) == _SWIFT_FILLS
+        return is_full and time.monotonic() - self._fills[0] < _SWIFT_SECONDS
 
     def _want(self, topic: str, limit: int) -> bool:
-        """Let the server send as many as are out, and so many more."""
-        wanted = self.out(topic) + limit
+        """Let the server send as many as are out, and so many more.
+
+        Where jobs are taken fast, twice so many: the next ones of a topic are to be here before those that
+        are out are acknowledged, or one of lower priority would come before them.
+        """
+        wanted = self.out(topic) + (2 * limit if self._is_swift else limit)
         consumers = self._consumers.setdefault(topic, [])
         missing = wanted - sum(prefetch for _, prefetch in consumers)
         if missing <= 0 or limit <= 0:
