@@ -160,7 +160,8 @@ class _Consumer:
             self._check()
         if now >= self._next_stats:
             self._next_stats, self._stats_soon = now + _STATS_SECONDS, now + _STATS_SOON
-            self._stats.write(self._crew.states(), self._crew.wanted, self._is_away, self._paused)
+            held = [delivery.job.topic for delivery in (*self._crew.held, *self._buffer)]
+            self._stats.write(self._crew.states(), self._crew.wanted, self._is_away, held)
         self._alerts.look()
 
     def _wait(self) -> None:

@@ -142,9 +142,9 @@ class Crew:
     # ── how it is ─────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def held(self) -> int:
+    def held(self) -> list[Delivery]:
         """Jobs that workers have."""
-        return sum(len(seat.jobs) - seat.jobs.count(None) for seat in self._seats)
+        return [delivery for seat in self._seats for delivery in seat.jobs if delivery is not None]
 
     @property
     def is_over(self) -> bool:

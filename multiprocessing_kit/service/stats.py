@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ class Stats:
         self._counts[settlement.delivery.job.topic][settlement.outcome] += 1
 
     def write(
-        self, workers: Collection[WorkerState], wanted: int, is_away: bool, paused: Collection[str]
+        self, workers: Collection[WorkerState], wanted: int, is_away: bool, held: Collection[str]
     ) -> None:
-        """Replace the file; a reader sees the old one or the new one."""
+        """Replace the file; a reader sees the old one or the new one. `held` are the topics of jobs here."""
         now = time.monotonic()
         done = {name: counts[Outcome.ACK] for name, counts in self._counts.items()}
         self._points.append((now, done))
@@ -53,6 +53,7 @@ class Stats:
             self._points.popleft()
         since, before = self._points[0]
         seconds = max(now - since, 1e-9)
+        counted = Counter(held)
         data = {
             "pid": os.getpid(),
             "written": time.time(),
@@ -64,7 +65,7 @@ class Stats:
                 name: {
                     **counts,
                     "rate": (done[name] - before[name]) / seconds if since < now else 0.0,
-                    "paused": name in paused,
+                    "held": counted[name],
                 }
                 for name, counts in self._counts.items()
             },

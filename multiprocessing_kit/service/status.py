@@ -36,7 +36,8 @@ class TopicStatus:
         name: Its name.
         crew: Whose workers serve it: a pool's, or its own, of its name.
         paused: Whether no jobs of it are taken on this host.
-        ready, running, delayed, dead: Jobs in the broker, those of all hosts; None where it cannot tell.
+        ready, running, delayed, dead: Jobs in the broker, those of all hosts; None where it cannot be asked.
+            Where it cannot tell which run, those that this host has.
         oldest: Seconds that the longest waiting ready job waits; None where the broker cannot tell.
         done, retried, failed: Jobs since the start of this host's consumer.
         rate: Jobs done a second, in the last minute, on this host.
@@ -254,6 +255,8 @@ def _topic(
     topic: TopicConfig, crew: str, backlog: Backlog | None, stats: dict[str, Any], paused: bool
 ) -> TopicStatus:
     counts = stats.get("topics", {}).get(topic.name, {})
+    if backlog is not None and backlog.running is None:
+        backlog = dataclasses.replace(backlog, running=counts.get("held"))
     return TopicStatus(
         topic.name,
         crew,

@@ -24,6 +24,7 @@ from multiprocessing_kit.service.paths import Paths
 from multiprocessing_kit.service.service import Service
 from tests.folders import PATIENCE, until
 from tests.forks import exit_of, fork, in_child
+from tests.service.holding import every_broker
 from tests.service.services import ROOT, WORK, Shop
 
 FAIL = """
@@ -598,6 +599,22 @@ def test_status_of_a_service_at_work(tmp_path: Path) -> None:
         assert re.search(r"^work +0 +0 +0 +0 +5 .* 2/2/2 +-$", table, re.MULTILINE)
         assert re.search(r"^slow .* 1/1/1 +pool crowd$", table, re.MULTILINE)
         assert re.search(rf"^crowd #0 +{worker['pid']} +busy +{busy} ", table, re.MULTILINE)
+
+
+@every_broker
+def test_status_tells_how_many_jobs_run(tmp_path: Path, broker_url: str, service_name: str) -> None:
+    topics = """
+        [[topics]]
+        name = "slow"
+        worker = "jobs:slow"
+        workers = 2
+    """
+    with Shop(tmp_path, topics, broker=broker_url, name=service_name) as shop:
+        shop.run()
+        shop.push_many("slow", [600] * 3)
+        shop.wait_until(lambda status: (status.topic("slow").running, status.topic("slow").ready) == (2, 1))
+        shop.ask("exit")
+        shop.wait_for_end()
 
 
 def test_status_of_a_service_that_is_down_or_was_killed(tmp_path: Path) -> None:
