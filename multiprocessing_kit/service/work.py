@@ -30,6 +30,7 @@ from multiprocessing_kit.service.logs import at_job
 from multiprocessing_kit.service.marks import Mark
 from multiprocessing_kit.service.payloads import Payloads
 from multiprocessing_kit.service.topic_config import TopicConfig
+from multiprocessing_kit.supervise.held_signals import HeldSignals
 from multiprocessing_kit.supervise.memory import resident_memory
 from multiprocessing_kit.supervise.respawn import RECYCLED
 from multiprocessing_kit.worker import FunctionWorker, Worker, as_worker
@@ -208,16 +209,20 @@ class _Life:
 
     def _tried(self, answer: Answer) -> None:
         """The job under way goes on; what came of the attempt is told, should this worker not live to."""
-        self._may_hurry = False
         self._answers.append(answer)
-        self._publish()
-        self._may_hurry = True
+        self._publish_amid_job()
 
     def _hurry(self, _signum: int, _frame: FrameType | None) -> None:
         """The job under way is long, and answers wait behind it."""
         if self._may_hurry:
-            self._may_hurry = False
-            self._publish()
+            self._publish_amid_job()
+
+    def _publish_amid_job(self) -> None:
+        self._may_hurry = False
+        try:
+            with HeldSignals():  # handlers of the job's own may raise, and would leave a message half sent
+                self._publish()
+        finally:
             self._may_hurry = True
 
     def _publish(self) -> None:
