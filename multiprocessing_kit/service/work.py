@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fnmatch
 import functools
 import importlib
 import inspect
@@ -382,9 +381,17 @@ class _CallWorker(Worker):
         if not isinstance(argument.get("params", []), (dict, list, tuple)):
             raise PayloadError(f"params are an array or an object, and not {argument['params']!r:.200}")
         reference = f"{owner}.{method}" if owner is not None else method
-        allowed = any(fnmatch.fnmatchcase(reference, pattern) for pattern in self._allowed)
-        if not allowed or reference.rpartition(".")[2].startswith("_") or ".." in reference:
+        if not any(_allows(pattern, reference) for pattern in self._allowed):
             raise PayloadError(f"call of {reference!r:.200} is not allowed; the topic allows {self._allowed}")
+
+
+def _allows(pattern: str, reference: str) -> bool:
+    """Whether one of a topic's `calls` is this one, or stands for it."""
+    if not pattern.endswith(".*"):
+        return reference == pattern
+    owner, _, name = reference.rpartition(".")
+    # One name: by more of them, such as `send.__globals__.get`, all that a module has could be reached.
+    return owner == pattern[:-2] and name[:1] not in ("", "_")
 
 
 def _told(response: Response) -> str:

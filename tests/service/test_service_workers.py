@@ -78,7 +78,7 @@ def test_a_consumer_tells_of_its_own_topics_when_some_are_paused(tmp_path: Path)
 CALLS = """
     [[topics]]
     name = "calls"
-    calls = ["jobs:work"]
+    calls = ["jobs:work", "jobs:Worker.*"]
     retry = { max = 3, wait = "fixed", first = 600 }
     results = 60
 """
@@ -90,8 +90,12 @@ CALLS = """
         ({"method": "os:system", "params": ["true"]}, "call of 'os:system' is not allowed; the topic allows"),
         ("jobs:work", "a call is {class, method, params}, and not 'jobs:work'"),
         ({"method": "jobs:work", "params": 5}, "params are an array or an object, and not 5"),
+        ({"method": "jobs:Worker.__init__", "params": []}, "is not allowed"),
+        ({"method": "jobs:Worker.start.__globals__.get", "params": ["os"]}, "is not allowed"),
+        ({"class": "jobs:Worker.__subclasses__", "method": "copy"}, "is not allowed"),
+        ({"class": "jobs:Worker", "method": "start.__call__"}, "is not allowed"),
     ],
-    ids=["not allowed", "no call", "wrong params"],
+    ids=["not allowed", "no call", "wrong params", "private", "beyond a method", "beyond a class", "dotted"],
 )
 def test_a_call_that_cannot_be_made_is_a_dead_letter_at_once(
     tmp_path: Path, argument: object, told: str
