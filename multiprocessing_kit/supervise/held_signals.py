@@ -9,13 +9,14 @@ not miss what it is sent before it has put its handlers right.
 
 from __future__ import annotations
 
-import sys
+import os
 import threading
 
 # `signal` makes a member of an enum of each number, which takes 0.3 ms for all of them.
 from _signal import getsignal, signal, valid_signals  # type: ignore[import-not-found]
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
+from itertools import repeat
 from types import FrameType
 from typing import Any
 
@@ -29,37 +30,44 @@ class _Handlers:
 
     def __init__(self) -> None:
         self.depth = 0
+        self.thread = threading.main_thread().ident
         self._are_held = False
         # Handlers nest: another signal may come at every instruction, so each look or change is one call.
-        self._noted: OrderedDict[int, _Handler] = OrderedDict()
+        self._noted: dict[int, Callable[[], Any]] = {}
         self._exchanged: dict[int, _Handler] = {}
 
     def exchange(self) -> None:
-        self._are_held = True
-        for signum in valid_signals():
-            handler = getsignal(signum)
-            if callable(handler) and handler != self._note:
-                self._exchanged[signum] = handler
-                signal(signum, self._note)
-
-    def put_back(self) -> None:
         self._are_held = False
-        # One that is put back may raise before the next is. The rest then goes on by way of `_note`. It may
-        # also hold signals itself, and put back all of them: so what was exchanged stays on record.
-        for signum, handler in list(self._exchanged.items()):
-            if getsignal(signum) == self._note:
-                signal(signum, handler)
+        while not self._are_held:
+            self._are_held = True
+            for signum in valid_signals():
+                handler = getsignal(signum)
+                if callable(handler) and handler != self._note:
+                    self._exchanged[signum] = handler
+                    found = signal(signum, self._note)
+                    # One that is not exchanged yet may run here. It may have set another one, or held signals
+                    # itself, and put back all of them: then once more.
+                    if found != handler:
+                        signal(signum, found)
+                        self._are_held = False
 
-    def call(self) -> None:
-        """Call those whose signals have come meanwhile."""
+    def release(self) -> None:
+        """Put them back, and call those whose signals have come meanwhile."""
+        self._are_held = False
         try:
-            signum, handler = self._noted.popitem(last=False)
-        except KeyError:
-            return
-        try:
-            handler(signum, sys._getframe())
-        finally:
-            self.call()
+            # One that is put back may hold signals itself, and put back all: so what was exchanged stays on
+            # record.
+            for signum, handler in list(self._exchanged.items()):
+                if getsignal(signum) == self._note:
+                    found = signal(signum, handler)
+                    if found != self._note:  # it has just run, and set another one
+                        signal(signum, found)
+            # Between the end of `pop` and the call no other handler can come, and raise.
+            for call in map(self._noted.pop, list(self._noted), repeat(_nothing)):
+                call()
+        except BaseException:  # of a handler; there is more to put back, or to call
+            self.release()
+            raise
 
     def forget(self) -> None:
         self.depth = 0
@@ -67,11 +75,22 @@ class _Handlers:
         self._noted.clear()
         self._exchanged.clear()
 
+    def release_in_child(self) -> None:
+        self._noted.clear()
+        self.release()
+        self.forget()
+        self.thread = threading.get_ident()
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        handler = self._exchanged[signum]
         if self._are_held:
-            self._noted.setdefault(signum, self._exchanged[signum])  # once, as the system has it
+            self._noted.setdefault(signum, partial(handler, signum, frame))  # once, as the system has it
         else:
-            self._exchanged[signum](signum, frame)
+            handler(signum, frame)
+
+
+def _nothing() -> None:
+    """One that was released in a handler has called it."""
 
 
 _handlers = _Handlers()
@@ -91,7 +110,7 @@ class HeldSignals:
                 try:
                     _handlers.exchange()
                 except BaseException:
-                    _handlers.put_back()
+                    _handlers.release()
                     raise
             _handlers.depth += 1
         return self
@@ -100,12 +119,18 @@ class HeldSignals:
         if self._is_main:
             _handlers.depth -= 1
             if not _handlers.depth:
-                try:
-                    _handlers.put_back()
-                finally:
-                    _handlers.call()
+                _handlers.release()
 
     @staticmethod
     def forget() -> None:
         """In a child: what came before is the parent's."""
         _handlers.forget()
+
+
+def _after_fork_in_child() -> None:
+    """A child of another thread, whoever forks it: nobody there leaves what the main thread is in here."""
+    if threading.get_ident() != _handlers.thread:
+        _handlers.release_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+import threading
+from collections.abc import Iterator
 
 import pytest
 
 from multiprocessing_kit.supervise.held_signals import HeldSignals
+from tests.forks import in_child
+from tests.instants import at_every_instruction
+from tests.interrupts import Interrupted
 
 _THREE = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH]
 
@@ -65,16 +67,82 @@ def test_a_handler_that_holds_signals_itself() -> None:
             heard.append(number)
 
     signal.signal(signal.SIGUSR1, holds)
+    signal.signal(signal.SIGUSR2, lambda number, _: heard.append(number))
 
     def hold() -> None:
         with HeldSignals():
-            pass
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert signal.SIGUSR2 not in heard
 
-    for _ in _at_every_instruction(hold):
+    for _ in at_every_instruction(hold, "/held_signals.py"):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert signal.getsignal(signal.SIGUSR1) is holds
-        assert len(heard) == 2
+        assert sorted(heard) == [signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2]
         heard.clear()
+
+
+def test_a_handler_that_sets_another() -> None:
+    """That stays, whenever it comes."""
+
+    def sets(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+
+    def hold() -> None:
+        signal.signal(signal.SIGUSR1, sets)
+        with HeldSignals():
+            pass
+
+    for _ in at_every_instruction(hold, "/held_signals.py"):
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+
+
+def test_a_handler_that_raises_at_any_instant() -> None:
+    """All others are heard once, and all are put back."""
+    heard: list[int] = []
+    entered = False
+
+    def raises(number: int, _frame: object) -> None:
+        heard.append(number)
+        raise Interrupted
+
+    handlers = [raises, *[lambda number, _: heard.append(number)] * 2]
+    for number, handler in zip(_THREE, handlers, strict=True):
+        signal.signal(number, handler)
+
+    def hold() -> None:
+        nonlocal entered
+        entered = False
+        with contextlib.suppress(Interrupted), HeldSignals():
+            entered = True
+            for number in _THREE[1:]:
+                os.kill(os.getpid(), number)
+
+    for _ in at_every_instruction(hold, "/held_signals.py", only_looks=True):
+        assert sorted(heard) == (_THREE if entered else _THREE[:1])
+        assert [signal.getsignal(number) for number in _THREE] == handlers
+        heard.clear()
+
+
+def test_a_child_that_another_thread_forks_hears() -> None:
+    """It has no part in what the main thread is in."""
+    heard: list[int] = []
+    statuses: list[int] = []
+    for number in _THREE:
+        signal.signal(number, lambda number, _: heard.append(number))
+
+    def hears() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        assert heard == [signal.SIGUSR1]
+        with HeldSignals():
+            signal.raise_signal(signal.SIGUSR2)
+            assert heard == [signal.SIGUSR1]
+        assert heard == [signal.SIGUSR1, signal.SIGUSR2]
+
+    with HeldSignals():
+        thread = threading.Thread(target=lambda: statuses.append(in_child(hears)))
+        thread.start()
+        thread.join()
+    assert statuses == [0]
 
 
 def test_one_that_comes_while_others_are_noted_or_called() -> None:
@@ -87,32 +155,6 @@ def test_one_that_comes_while_others_are_noted_or_called() -> None:
             for number in _THREE[1:]:
                 os.kill(os.getpid(), number)
 
-    for _ in _at_every_instruction(hold):
+    for _ in at_every_instruction(hold, "/held_signals.py"):
         assert sorted(heard) == _THREE
         heard.clear()
-
-
-def _at_every_instruction(hold: Callable[[], None]) -> Iterator[None]:
-    """Run it again and again: SIGUSR1 comes at its first instruction in the module, then at its second …"""
-    for place in itertools.count():
-        left = place
-
-        def trace(frame: Any, event: str, _argument: object) -> Any:
-            nonlocal left
-            frame.f_trace_opcodes = frame.f_code.co_filename.endswith("held_signals.py")
-            if event == "opcode":
-                left -= 1
-                if left == -1:
-                    os.kill(os.getpid(), signal.SIGUSR1)
-            return trace
-
-        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one in `settrace`
-        sys.settrace(trace)
-        try:
-            hold()
-        finally:
-            sys.settrace(None)
-        if left >= 0:
-            assert place > 500
-            return
-        yield
