@@ -36,6 +36,7 @@ from multiprocessing_kit.runner.lane import HURRY
 from multiprocessing_kit.runner.messages import AGAIN_LENGTH, HEADER
 from multiprocessing_kit.runner.outcomes import Outcomes
 from multiprocessing_kit.runner.surroundings import Surroundings
+from multiprocessing_kit.supervise.held_signals import HeldSignals
 from multiprocessing_kit.worker import FunctionWorker
 
 __all__ = ["JobRunner"]
@@ -192,16 +193,24 @@ class JobRunner:
         outcomes, block = self._outcomes, self._block
         if not self._may_hurry or self._host.is_copy or self._is_noted():
             return
-        self._may_hurry = False  # another HURRY would find this one half done, and send the same once more
-        if outcomes.values:  # looked at now: one that came before that line has sent them
-            done = 0 if block is None else block.done
-            with contextlib.suppress(DescriptorsLost):
-                if self._lane.try_send(outcomes.record((done, done * self._pace.mean))):
-                    if block is not None:
-                        block.clear()
-                    outcomes.clear()
-                    outcomes.begin(self._host.index if block is None else block.index, time.perf_counter())
-        self._may_hurry = True
+        self._may_hurry = False
+        try:
+            # Another HURRY would find this half done, and send the same once more. So would the next one where a
+            # handler of the job's own has raised in here.
+            with HeldSignals(), contextlib.suppress(DescriptorsLost):
+                if outcomes.values:  # looked at now: one that came before that line has sent them
+                    self._send_early(block)
+        finally:
+            self._may_hurry = True
+
+    def _send_early(self, block: Block | None) -> None:
+        outcomes = self._outcomes
+        done = 0 if block is None else block.done
+        if self._lane.try_send(outcomes.record((done, done * self._pace.mean))):
+            if block is not None:
+                block.clear()
+            outcomes.clear()
+            outcomes.begin(self._host.index if block is None else block.index, time.perf_counter())
 
     def _skip(self, most: int) -> int:
         """Pass jobs that were taken back; how many."""

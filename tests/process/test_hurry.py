@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from multiprocessing_kit import Process
+from tests.instants import at_instruction
+from tests.interrupts import Interrupted, interrupt
 
 COUNT = 20_000
 
@@ -61,3 +63,23 @@ def test_any_number_of_them_does_no_harm(ordered: bool, body: Any) -> None:
     os.close(writing)
     answered = [(response.argument_index, response.body) for response in responses]
     assert sorted(answered) == [(number, body(number)) for number in range(COUNT)]
+
+
+def test_a_handler_of_the_job_that_raises_while_answers_are_sent() -> None:
+    """At every instant of that: each answer comes once."""
+    length, places = 7, 300
+    modules = "/job_runner.py", "/outcomes.py", "/child_end.py", "/ring.py", "/block.py", "/held_signals.py"
+
+    def hurry() -> None:
+        signal.raise_signal(signal.SIGURG)
+
+    def job(number: int) -> int:
+        place, behind = divmod(number, length)
+        if behind == length - 1:
+            signal.signal(signal.SIGUSR1, interrupt)
+            with contextlib.suppress(Interrupted):
+                at_instruction(place, hurry, *modules, only_looks=True)
+        return number
+
+    responses: list[Any] = list(Process(1).imap(job, range(places * length), ordered=False))
+    assert sorted(response.body for response in responses) == list(range(places * length))
