@@ -101,8 +101,9 @@ class SignalListener:
             self._busy = False
             self._pid = os.getpid()
         try:
-            for signum in self._callbacks:
-                self._install(signum)
+            for signum in list(self._callbacks):
+                if self.is_listening and signum in self._callbacks:  # a callback may run here already
+                    self._install(signum)
         except BaseException:
             self.close()
             raise
@@ -132,8 +133,11 @@ class SignalListener:
             signal.signal(signum, self._handle)
 
     def _restore(self, signum: int) -> None:
-        if signum in self._previous and signal.getsignal(signum) == self._handle:
-            signal.signal(signum, self._previous.pop(signum))
+        # A callback may run here and restore it, too, and another handler may raise.
+        previous = self._previous.get(signum)
+        if previous is not None and signal.getsignal(signum) == self._handle:
+            signal.signal(signum, previous)
+            self._previous.pop(signum, None)
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if not self.is_listening:  # somebody who had replaced us has put us back

@@ -14,6 +14,7 @@ import pytest
 
 from multiprocessing_kit.child import Child, current_child
 from multiprocessing_kit.supervise.signal_listener import SignalListener
+from tests.instants import at_every_instruction
 
 PATIENCE = 30.0  # seconds; only ever used up by a failing test
 ONE, TWO = signal.SIGUSR1, signal.SIGUSR2
@@ -125,6 +126,49 @@ def test_on_and_off_while_listening() -> None:
         listener.on(ONE, one)
         raised(ONE)
     assert told == ["one", "other", "other", "one"]
+
+
+@pytest.mark.parametrize("change", ["on", "off", "close"])
+def test_callbacks_change_what_is_being_changed(change: str) -> None:
+    """A signal at every instruction, whose callback does what is just being done."""
+    heard: list[int] = []
+
+    def note(signum: int) -> None:
+        heard.append(signum)
+
+    def meddle(_signum: int) -> None:
+        heard.append(ONE)
+        if change == "on":
+            listener.on(TWO, note)
+        elif change == "off":
+            listener.off(ONE).off(TWO)
+        else:
+            listener.close()
+
+    def listen() -> None:
+        nonlocal listener
+        listener = SignalListener().on(ONE, meddle)
+        if change != "on":
+            listener.on(TWO, note)
+        with listener:
+            if change == "on":
+                listener.on(TWO, note)
+            listener.off(TWO)
+            listener.off(ONE)
+
+    listener = SignalListener()
+    before = [signal.signal(signum, lambda signum, _: heard.append(signum)) for signum in (ONE, TWO)]
+    former = [signal.getsignal(signum) for signum in (ONE, TWO)]
+    try:
+        for _ in at_every_instruction(listen, "/signal_listener.py", only_looks=True):
+            assert heard == [ONE]
+            raised(ONE, TWO)  # one that was set up after its end gives up at its next signal
+            assert heard == [ONE, ONE, TWO]
+            assert [signal.getsignal(signum) for signum in (ONE, TWO)] == former
+            heard.clear()
+    finally:
+        for signum, handler in zip((ONE, TWO), before, strict=True):
+            signal.signal(signum, handler)
 
 
 def test_wrong_arguments() -> None:
