@@ -54,6 +54,18 @@ def broker(door: Door) -> Iterator[SqliteBroker]:
         yield found
 
 
+# ── who may come in ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_with_a_line_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_OF_THE_TEST", f"{TOKEN}\n")
+    with Door(tmp_path) as door:
+        path = tmp_path / "service.toml"
+        path.write_text(path.read_text().replace(TOKEN, "env:TOKEN_OF_THE_TEST"))
+        door.run()
+        assert door.ask("GET", "/topics").status_code == 200
+
+
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────
 
 JOBS = "/topics/mail/jobs"
@@ -690,6 +702,24 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         path = tmp_path / "service.toml"
         path.write_text(path.read_text().replace("port = 0", f"port = {port}"))
         assert f"cannot listen at 127.0.0.1 port {port}" in door.command("start", "-d", expect=78).stderr
+
+
+def test_a_restart_at_a_port_that_is_taken(tmp_path: Path) -> None:
+    """It goes on where it was; its own port is none that is taken, also at other addresses of the host."""
+    with Door(tmp_path) as door, socket.create_server(("127.0.0.1", 0)) as other:
+        door.command("start", "-d")
+        path = tmp_path / "service.toml"
+        before, port = path.read_text(), other.getsockname()[1]
+        path.write_text(before.replace("port = 0", f"port = {port}"))
+        wrong = door.command("restart", expect=1).stderr
+        assert "goes on as it was" in wrong
+        assert f"cannot listen at 127.0.0.1 port {port}" in wrong
+        own = door.place[1]
+        assert door.ask("GET", "/health").status_code == 200
+        path.write_text(before.replace("port = 0", f'host = "0.0.0.0"\nport = {own}'))
+        door.command("restart")
+        assert door.address == f"http://0.0.0.0:{own}"
+        assert door.ask("GET", "/health").status_code == 200
 
 
 def test_no_http_in_the_configuration(tmp_path: Path) -> None:

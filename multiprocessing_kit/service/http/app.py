@@ -49,7 +49,7 @@ def token_of(http: HttpConfig) -> str:
     Raises:
         ServiceConfigError: It is not there, or too short.
     """
-    token = from_environment(http.token, "http.token")
+    token = from_environment(http.token, "http.token").strip()  # files of secrets end in a line break
     if len(token) < _LEAST_TOKEN:
         raise ServiceConfigError(f"http.token: it has less than {_LEAST_TOKEN} characters", key="http.token")
     return token

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from multiprocessing_kit.errors import NotRunningError, ServiceConfigError
-from multiprocessing_kit.manager.handover import is_restarting
+from multiprocessing_kit.manager.handover import is_handed_over, is_restarting
 from multiprocessing_kit.manager.safe_files import runtime_directory
 from multiprocessing_kit.service.http.app import Door, token_of
 from multiprocessing_kit.service.http.calls import Calls
@@ -76,12 +76,16 @@ class HttpService:
             ServiceConfigError: There is no token in the environment, or the address cannot be listened at.
         """
         token_of(self._http)
-        if is_restarting():  # this very service listens there
+        if is_handed_over(self.manager.name):  # it was tried, and its worker listens yet
             return
-        with contextlib.suppress(NotRunningError):
-            self.manager.status()
-            return  # as well, and the manager has more to say of it
-        self._listener().close()
+        port = self._http.port
+        if is_restarting():
+            port = 0 if self.address.endswith(f":{port}") else port  # this very service listens there
+        else:
+            with contextlib.suppress(NotRunningError):
+                self.manager.status()
+                return  # as well, and the manager has more to say of it
+        self._listener(port).close()
 
     @property
     def address(self) -> str:
@@ -95,7 +99,7 @@ class HttpService:
 
     def _open(self, _context: Context) -> socket.socket:
         """Before the worker is called ready: from now on clients can connect."""
-        listener = self._listener()
+        listener = self._listener(self._http.port)
         listener.listen(_QUEUED)
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -108,11 +112,11 @@ class HttpService:
     def _serve(self, context: Context) -> None:
         asyncio.run(_Server(self._config, self._http).live(context))
 
-    def _listener(self) -> socket.socket:
+    def _listener(self, port: int) -> socket.socket:
         http = self._http
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
-                http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                http.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             listener = socket.socket(family, kind, protocol)
             try:
