@@ -11,7 +11,9 @@ from __future__ import annotations
 
 # The module behind `signal`, whose wrappers take 20 times as long: `imap` comes here for each response.
 import _signal  # type: ignore[import-not-found]
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -42,24 +44,40 @@ class Interrupts:
         self.count = 0
         self._raised = 0
         self.in_user_code = False
-        self._previous: dict[int, object] = {}
         self._depth = 0
+        self._owner = 0
+        self._outermost: FrameType | None = None
 
     def __enter__(self) -> Interrupts:
+        if not self._depth and threading.current_thread() is threading.main_thread():
+            self._owner, self._outermost = os.getpid(), sys._getframe(1)
+            try:
+                for signum, default in _DEFAULTS:
+                    if _signal.getsignal(signum) == default:
+                        _signal.signal(signum, self._note)
+            except BaseException:  # of a handler of the program's own
+                self._put_back()
+                raise
         self._depth += 1
-        if self._depth == 1 and threading.current_thread() is threading.main_thread():
-            for signum, default in _DEFAULTS:
-                if _signal.getsignal(signum) == default:
-                    self._previous[signum] = _signal.signal(signum, self._note)
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._depth -= 1
         if self._depth:
             return
-        for signum in list(self._previous):
-            _signal.signal(signum, self._previous.pop(signum))
-        self.check()
+        try:
+            self._put_back()
+        except BaseException:
+            self._put_back()
+            raise
+        finally:
+            self._outermost = None
+            self.check()
+
+    def _put_back(self) -> None:
+        for signum, default in _DEFAULTS:
+            if _signal.getsignal(signum) == self._note:
+                _signal.signal(signum, default)
 
     def check(self) -> None:
         """Raise for a signal that was noted and not raised yet."""
@@ -76,6 +94,12 @@ class Interrupts:
             self._raise(self._seen[-1])
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
+        # A copy that user code or another thread has forked has no loop. And a handler of the program's own
+        # may have raised at the first instruction of `__exit__`.
+        if os.getpid() != self._owner or not _is_running(self._outermost):
+            self._put_back()
+            _signal.raise_signal(signum)
+            return
         self._seen.append(signum)
         self.count += 1
         if self.in_user_code:
@@ -88,3 +112,11 @@ class Interrupts:
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + signum)
+
+
+def _is_running(sought: FrameType | None) -> bool:
+    """Whether the code of this frame is under way in this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not sought:
+        frame = frame.f_back
+    return frame is not None

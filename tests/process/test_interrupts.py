@@ -8,13 +8,17 @@ import os
 import random
 import signal
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
 from multiprocessing_kit import Process
+from multiprocessing_kit.supervise.interrupts import Interrupts
 from tests.forks import in_child
+from tests.instants import at_every_instruction
+from tests.interrupts import Interrupted, interrupt
 from tests.process.test_caller_death import LONG, PROGRAMS, Program
 
 LATEST = 5.0  # seconds; 2 are promised, to a machine with other things to do
@@ -247,3 +251,50 @@ def test_at_any_instant(seed: int) -> None:
             assert program.ends_within(LATEST), program.errors
             assert program.left() == []
             check_end(program, signum)
+
+
+@pytest.mark.parametrize("where", ["a listener", "a thread"])
+def test_processes_that_are_forked_meanwhile_end_by_sigterm(where: str) -> None:
+    """They are none of ours, and have no loop that would look what has come."""
+    statuses: list[int] = []
+
+    def fork_one() -> None:
+        def waits() -> None:
+            for _ in range(2):  # the first one would be raised, as in user code
+                with contextlib.suppress(SystemExit):
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        statuses.append(in_child(waits))
+
+    def listener(_process: Process) -> None:
+        if where == "a thread":
+            thread = threading.Thread(target=fork_one)
+            thread.start()
+            thread.join()
+        else:
+            fork_one()
+
+    Process(1).on("job_success", listener).map(abs, [1])
+    assert statuses == [-signal.SIGTERM]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_after_a_handler_that_raises_at_any_instant(signum: signal.Signals) -> None:
+    """Within, the signal is noted; afterwards it does what it did before, and no Ctrl-C goes unheard."""
+    former = signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+
+    def hold() -> None:
+        with contextlib.suppress(Interrupted), Interrupts(lambda: None):
+            pass
+
+    try:
+        for _ in at_every_instruction(hold, "/interrupts.py", only_looks=True):
+            if signum == signal.SIGTERM:
+                assert in_child(lambda: signal.raise_signal(signal.SIGTERM)) == -signal.SIGTERM
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signum, former)
