@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from multiprocessing_kit.child_events import ChildEvent, ChildEvents
-from multiprocessing_kit.child_side import MESSAGE, ChildSide, Hooks, as_hooks
+from multiprocessing_kit.child_side import ChildSide, Hooks, as_hooks, time_left
 from multiprocessing_kit.errors import ChildError, ChildTimeoutError, SerializationError, describe_exit
 from multiprocessing_kit.ipc.codec import decode, encode
 from multiprocessing_kit.parent_side import ParentSide, Pipes, reap
@@ -227,12 +227,16 @@ class Child(ChildEvents, Generic[R]):
             raise ChildError(
                 f"the messages of {self.name} go to its listeners of 'receive'; off() removes them"
             )
-        self._watch(self._has_message, timeout)
-        if not self._has_message():
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._watch(lambda: parent.has_message, time_left(deadline))
+            data = parent.take_message()
+            if data is not None:
+                return decode(data, "the message")
             if parent.over:
                 raise EOFError(f"{self.name} (pid {self.pid}) has ended, and there is no message left")
-            raise ChildTimeoutError(f"no message from {self.name} (pid {self.pid}) in {timeout:g} s")
-        return decode(parent.frames.popleft()[1], "the message")
+            if time_left(deadline) == 0.0:
+                raise ChildTimeoutError(f"no message from {self.name} (pid {self.pid}) in {timeout:g} s")
 
     def terminate(self) -> None:
         """Send SIGTERM, unless it has ended; that ends it, unless it listens to that."""
@@ -244,9 +248,7 @@ class Child(ChildEvents, Generic[R]):
 
     def send_signal(self, signum: int) -> None:
         """Send a signal, unless it has ended; to nobody else even where the pid was used again."""
-        parent = self._started()
-        if not parent.over:
-            parent.forked.send_signal(signum)
+        self._started().send_signal(signum)
 
     # ── looking and telling ───────────────────────────────────────────────────────────────────────
 
@@ -277,30 +279,27 @@ class Child(ChildEvents, Generic[R]):
             if not found or done() or parent.over:
                 return
 
-    def _has_message(self) -> bool:
-        frames = self._started().frames
-        return bool(frames) and frames[0][0] == MESSAGE
-
     def _has_news(self) -> bool:
-        return self._wants_messages and not self._in_listener and self._has_message()
+        return self._wants_messages and not self._in_listener and self._started().has_message
 
     def _tell_all(self) -> None:
         """Call the listeners for all that has come; the events that come in one of them are told after it."""
+        parent = self._started()
         with self._telling:
-            if self._in_listener:
-                return
-            try:
-                self._in_listener = True
-                self._tell_in_order(self._started())
-            finally:
-                self._in_listener = False
+            while not self._in_listener:
+                try:
+                    self._in_listener = True
+                    self._tell_in_order(parent)
+                finally:
+                    self._in_listener = False
+                if not (self._has_news() or (parent.over and self._untold)):  # a signal handler has looked
+                    return
 
     def _tell_in_order(self, parent: ParentSide) -> None:
         pid = parent.forked.pid
         if self._untold[:1] == [ChildEvent.START]:
             self._tell(self._untold.pop(0), pid=pid)
-        while self._wants_messages and self._has_message():
-            _, data = parent.frames.popleft()
+        while self._wants_messages and (data := parent.take_message()) is not None:
             try:
                 message = decode(data, "the message")
             except SerializationError:

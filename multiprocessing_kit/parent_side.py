@@ -105,6 +105,14 @@ class ParentSide:
         """What the child has sent."""
         return self._reader.frames
 
+    @property
+    def has_message(self) -> bool:
+        """Whether there is a message of the child to be taken."""
+        try:
+            return self.frames[0][0] == MESSAGE
+        except IndexError:
+            return False
+
     def look(self) -> None:
         """Take in what is there; where another thread waits, it does that at this moment."""
         with self._news:
@@ -156,6 +164,20 @@ class ParentSide:
             self._sleep(None, writing=True)
             self.look()
 
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, unless it has ended."""
+        with self._news, self._using_pipes():
+            if not self.over:
+                self.forked.send_signal(signum)
+
+    def take_message(self) -> bytes | None:
+        """The oldest message that it has sent; None if there is none."""
+        frames = self.frames
+        with self._news:  # of two threads, one would take what comes next: perhaps the result
+            if frames and frames[0][0] == MESSAGE:  # until `popleft` no call, at which a handler could come
+                return frames.popleft()[1]
+        return None
+
     def outcome(self, name: str) -> tuple[Any, BaseException | None]:
         """What the target returned, or why it did not; once the child is over.
 
@@ -164,14 +186,17 @@ class ParentSide:
         """
         with self._news:
             if self._outcome is None:
-                self._outcome = self._read_outcome(name)
-                while self.frames and self.frames[-1][0] != MESSAGE:
-                    self.frames.pop()
+                found = self._read_outcome(name)
+                if self._outcome is None:  # else a signal handler has read it, and it is not there any more
+                    self._outcome = found
+                frames = self.frames
+                while frames and frames[-1][0] != MESSAGE:  # until `pop` no call, as in `take_message`
+                    frames.pop()
             return self._outcome
 
     def _read_outcome(self, name: str) -> tuple[Any, BaseException | None]:
         # A thread that the target has left behind may have sent a message after it.
-        kind, data = next((frame for frame in self.frames if frame[0] != MESSAGE), (MESSAGE, b""))
+        kind, data = next((frame for frame in tuple(self.frames) if frame[0] != MESSAGE), (MESSAGE, b""))
         if kind == MESSAGE:
             return None, self._lost(name)
         try:

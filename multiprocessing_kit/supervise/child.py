@@ -64,12 +64,15 @@ class ForkedChild:
         """Whether it has ended, without waiting; takes its exit status, and ends what it has started."""
         if not self.ended:
             try:
-                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if found is not None:
+                    # Known before it is taken: others who poll, a thread or a signal handler, then find none.
+                    status = found.si_status
+                    self.exitcode = status if found.si_code == os.CLD_EXITED else -status
                     self._end_group()
-                    _, status, usage = os.wait4(self.pid, 0)
-                    self.ended = True
-                    self.exitcode = os.waitstatus_to_exitcode(status)
+                    _, _, usage = os.wait4(self.pid, 0)
                     self.peak_memory = usage.ru_maxrss * _MAXRSS_UNIT
+                    self.ended = True
             except ChildProcessError:
                 self.ended = True
             if self.ended:

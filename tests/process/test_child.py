@@ -41,6 +41,7 @@ from multiprocessing_kit.errors import (
 from multiprocessing_kit.ipc.frames import FrameReader, FrameWriter
 from multiprocessing_kit.supervise.signal_listener import SignalListener
 from tests.forks import in_child
+from tests.instants import at_instruction
 from tests.interrupts import Interrupted, interrupt
 from tests.process.test_fork import watched_by
 
@@ -1017,6 +1018,124 @@ def test_a_look_inside_of_a_look_leaves_the_pipes_open(start: Start, monkeypatch
     monkeypatch.setattr(parent._reader, "fill", interrupted_fill)
     assert not child.is_running
     assert child.result() == 5
+
+
+@contextlib.contextmanager
+def handling(handle: Callable[[], object]) -> Iterator[None]:
+    """SIGUSR1 calls it."""
+    before = signal.signal(signal.SIGUSR1, lambda _number, _frame: handle())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def ended(child: Child[Any]) -> None:
+    """Wait for the end of a child, without having it looked at."""
+    assert child.pid is not None
+    with contextlib.suppress(ChildProcessError):  # the code under a signal handler has just looked
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("ends", ["before", "in the handler"])
+def test_a_handler_that_looks_inside_of_a_look(ends: str) -> None:
+    """At every instant: both know how it ended, and its listeners hear of all."""
+    told: list[object] = []
+    child: Child[Any]
+
+    def look() -> None:
+        os.write(writing, b"x")
+        ended(child)
+        child.terminate()
+        assert (child.is_running, child.exitcode) == (False, 3)
+
+    def lives() -> None:
+        os.write(writing, b"x" if ends == "before" else b"")
+        if ends == "before":
+            ended(child)
+        for _ in range(2):
+            child.send_signal(signal.SIGCONT)
+            assert child.exitcode in (None, 3)
+
+    def end() -> None:
+        os.read(reading, 1)
+        os._exit(3)
+
+    reading, writing = os.pipe()
+    with handling(look):
+        for place in itertools.count():
+            child = Child(end)
+            for event in ChildEvent.START, ChildEvent.ERROR, ChildEvent.FINISH:
+                child.on(event, lambda child, event, exitcode: told.append((event, exitcode)))
+            child.start()
+            modules = "/supervise/child.py", "/parent_side.py", "/multiprocessing_kit/child.py"
+            came = at_instruction(place, lives, *modules, only_looks=True)
+            if not came:
+                os.write(writing, b"x")
+                child.wait()
+            assert told == [(ChildEvent.START, None), (ChildEvent.ERROR, 3), (ChildEvent.FINISH, 3)]
+            told.clear()
+            while select.select([reading], [], [], 0)[0]:
+                os.read(reading, 1)
+            if not came:
+                break
+    os.close(reading)
+    os.close(writing)
+    assert place > 50
+
+
+def test_a_handler_that_receives_inside_of_a_receive(start: Start) -> None:
+    """At every instant: each message arrives once, and the result is none."""
+    got: list[object] = []
+
+    def receive() -> None:
+        with contextlib.suppress(EOFError):
+            got.append(child.receive())
+
+    def talk() -> str:
+        me().send("message")
+        return "result"
+
+    with handling(receive):
+        for place in itertools.count():
+            child = start(talk)
+            ended(child)
+            came = at_instruction(
+                place, receive, "/parent_side.py", "/multiprocessing_kit/child.py", only_looks=True
+            )
+            assert got == ["message"]
+            assert child.result() == "result"
+            got.clear()
+            if not came:
+                break
+    assert place > 20
+
+
+def test_threads_send_signals_to_a_child_that_ends() -> None:
+    """Who waits for it knows how it ended, and no other process gets one."""
+    errors: list[OSError] = []
+
+    def send_signals(child: Child[Any]) -> None:
+        try:
+            while child._parent is not None and not child._parent.over:
+                child.send_signal(signal.SIGCONT)
+        except OSError as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(200):
+            child = Child(os._exit, 3)
+            child.start()
+            sender = threading.Thread(target=send_signals, args=(child,))
+            sender.start()
+            assert child.wait(PATIENCE)
+            assert child.exitcode == 3
+            sender.join()
+            assert errors == []
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_handler_that_waits(start: Start) -> None:
