@@ -195,8 +195,8 @@ class JobRunner:
             return
         self._may_hurry = False
         try:
-            # Another HURRY would find this half done, and send the same once more. So would the next one where a
-            # handler of the job's own has raised in here.
+            # Another HURRY would find this half done, and send the same once more. So would the next one
+            # where a handler of the job's has raised in here.
             with HeldSignals(), contextlib.suppress(DescriptorsLost):
                 if outcomes.values:  # looked at now: one that came before that line has sent them
                     self._send_early(block)

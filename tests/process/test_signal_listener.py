@@ -132,6 +132,7 @@ def test_on_and_off_while_listening() -> None:
 def test_callbacks_change_what_is_being_changed(change: str) -> None:
     """A signal at every instruction, whose callback does what is just being done."""
     heard: list[int] = []
+    listener = SignalListener()
 
     def note(signum: int) -> None:
         heard.append(signum)
@@ -156,7 +157,6 @@ def test_callbacks_change_what_is_being_changed(change: str) -> None:
             listener.off(TWO)
             listener.off(ONE)
 
-    listener = SignalListener()
     before = [signal.signal(signum, lambda signum, _: heard.append(signum)) for signum in (ONE, TWO)]
     former = [signal.getsignal(signum) for signum in (ONE, TWO)]
     try:
