@@ -459,6 +459,19 @@ def test_a_server_whose_memory_is_full(tmp_path: Path) -> None:
         assert [topic["ready"] for topic in door.ask("GET", "/topics").json()["topics"]] == [0, 0]
 
 
+def test_a_server_that_does_not_let_us_in(tmp_path: Path, redis: RedisServer) -> None:
+    """Who watches it sees that, and all numbers that need no broker."""
+    with Door(tmp_path, broker=redis.url.replace("redis://", "redis://:not-its-password@")) as door:
+        door.run()
+        assert door.ask("GET", "/health").status_code == 503
+        declined = door.ask("GET", "/topics")
+        assert (declined.status_code, "does not let us in" in declined.json()["error"]) == (503, True)
+        assert door.metric("mpkit_broker_up") == 0
+        assert door.metric("mpkit_http_connections") == 1
+        until(lambda: "the jobs cannot be counted: " in door.log, "a line in the log")
+        assert "not-its-password" not in declined.text + door.log
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", ["kill", "stop"])
 def test_a_server_that_is_away(tmp_path: Path, redis: RedisServer, fault: str) -> None:

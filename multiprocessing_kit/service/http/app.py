@@ -204,6 +204,9 @@ class Door:
             backlogs = await self._calls(self._backlogs)
         except BrokerUnavailableError:
             backlogs = None
+        except BrokerError as error:  # it is up in vain, and who watches it is to see the other numbers
+            _log.error("the jobs cannot be counted: %s", error)
+            backlogs = None
         text = self._metrics.text(backlogs)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

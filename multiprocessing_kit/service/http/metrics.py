@@ -44,7 +44,7 @@ class Metrics:
         self._paths = Paths(config)
 
     def text(self, backlogs: Mapping[str, Backlog] | None) -> str:
-        """All of them; None for the backlogs of a broker that is away."""
+        """All of them; None for the backlogs of a broker that is away, or declines."""
         lines: list[str] = []
         lines += _family(
             "mpkit_broker_up", "gauge", "Whether the broker answers.", [({}, backlogs is not None)]

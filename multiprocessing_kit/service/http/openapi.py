@@ -72,7 +72,7 @@ def description(config: ServiceConfig) -> dict[str, Any]:
                     "summary": "Numbers for Prometheus.",
                     "responses": {
                         "200": {"description": "Its text format.", "content": {"text/plain": {}}},
-                        **_problems(401, 403, 503),
+                        **_problems(401, 403),
                     },
                 }
             },
