@@ -102,9 +102,8 @@ class Channel:
         return bool(self._unsent)
 
     def send(self, tasks: list[Task]) -> None:
-        """Send a lease; what does not fit is kept for `flush`."""
+        """Have a lease sent by `flush`."""
         self._unsent += _message([tuple(task) for task in tasks])
-        self.flush()
 
     def flush(self) -> None:
         """Send what is left, as much as fits. To a dead worker it goes nowhere."""

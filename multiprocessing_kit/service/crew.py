@@ -89,6 +89,7 @@ class _Seat:
     mark: Mark
     channel: Channel | None = None
     jobs: deque[Delivery | None] = field(default_factory=deque)
+    has_unsent: bool = False
     answered: int = 0
     called_back: float = 0.0
     hurried: float = 0.0
@@ -227,13 +228,14 @@ class Crew:
                 seat.jobs.append(delivery)
                 lease.append(_task(delivery))
             seat.channel.send(lease)
+            self._flush(seat, seat.channel)
 
     def look(self) -> list[Done]:
         """Take answers, bury the dead, end what takes too long; what came of which job."""
         self._supervisor.look()
         for seat in self._seats:
             if seat.channel is not None:
-                seat.channel.flush()
+                self._flush(seat, seat.channel)
                 self._end_overdue(seat)
                 self._hurry(seat)
                 self._call_back(seat)
@@ -247,6 +249,14 @@ class Crew:
         self._marks.close()
 
     # ── steps ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _flush(self, seat: _Seat, channel: Channel) -> None:
+        """Send what is left, and wake up when there is room for more of it."""
+        channel.flush()
+        if channel.is_full != seat.has_unsent:
+            seat.has_unsent = channel.is_full
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if seat.has_unsent else 0)
+            self._selector.modify(channel, events, self._selector.get_key(channel).data)
 
     def _takes(self, seat: _Seat) -> bool:
         place = self._supervisor.places.get(seat.pin)
@@ -420,7 +430,7 @@ class Crew:
             seat.channel.close()
         seat.channel = None
         seat.jobs.clear()
-        seat.answered, seat.called_back, seat.overdue = 0, 0.0, None
+        seat.has_unsent, seat.answered, seat.called_back, seat.overdue = False, 0, 0.0, None
 
     def _state(self, place: Place) -> WorkerState:
         seat = self._seats[place.pin]

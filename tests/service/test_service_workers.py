@@ -178,3 +178,12 @@ def test_what_was_done_before_a_long_job_does_not_wait_for_it(tmp_path: Path) ->
         shop.kill(*shop.workers())
         until(lambda: shop.runs["long"] == 2, "the long job to run again")
         assert shop.runs["short"] == 10
+
+
+def test_a_large_argument_is_with_its_worker_at_once(tmp_path: Path) -> None:
+    """It is more than a socket takes in one go, and nothing else wakes the consumer meanwhile."""
+    with Shop(tmp_path, WORK.replace("jobs:work", "jobs:count"), "def count(text): return len(text)") as shop:
+        shop.run()
+        shop.result(shop.push("work", ""))
+        job_id = shop.push("work", "x" * 10_000_000)
+        assert shop.result(job_id, 6.0) == 10_000_000
