@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import resource
@@ -615,6 +616,29 @@ def test_one_too_many(tmp_path: Path) -> None:
         assert until(refused, "a refusal") == "there are too many connections"
         until(lambda: door.ask("GET", "/health").status_code == 200, "a place")
         assert door.metric('mpkit_http_dropped_total{why="full"}') >= 1
+
+
+def test_a_burst_while_all_are_busy(tmp_path: Path) -> None:
+    """Those for whom there is no place take none of the descriptors that others need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Door(tmp_path, http="connections = 260") as door, contextlib.ExitStack() as ours:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))  # it raises that to what it needs
+        ours.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        door.run()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+        for _ in range(260):
+            ours.enter_context(door.socket()).sendall(WAITING)
+        burst = [ours.enter_context(socket.socket()) for _ in range(500)]
+        for one in burst:
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(door.place)
+        for one in burst:
+            one.settimeout(PATIENCE)
+            with contextlib.suppress(OSError):
+                one.sendall(WAITING)
+        until(lambda: len(select.select(burst, [], [], 0)[0]) > 400, "those who are refused")
+        assert "out of system resource" not in door.log
 
 
 class Fake:

@@ -33,7 +33,10 @@ _SWEEP_SECONDS = 1.0
 _QUEUED = 1024
 """Connections that the system holds until they are taken."""
 
-_MOST_AT_ONCE = 64
+_MOST_AT_ONCE = 32
+
+_TURNS = 4
+"""Of asyncio's loop, from taking a connection for which there is no place until it is closed."""
 
 _OTHER_DESCRIPTORS = 128
 
@@ -140,7 +143,8 @@ class _Server(uvicorn.Server):
     """Ends by the manager's word; without uvicorn's own signals, and its ten looks a second."""
 
     def __init__(self, config: ServiceConfig, http: HttpConfig) -> None:
-        self._guard = Guard(_places(http.connections))
+        places = _places(http.connections)
+        self._guard = Guard(places)
         self._calls = Calls(config)
         self._door = Door(config, self._calls, self._guard)
         self._stop = asyncio.Event()
@@ -157,7 +161,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                backlog=_at_once(http.connections),
+                backlog=_at_once(places),
                 timeout_graceful_shutdown=max(1, int(config.stop_timeout)),
             )
         )
@@ -203,26 +207,28 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _at_once(connections: int) -> int:
+def _at_once(places: int) -> int:
     """Connections that asyncio takes in one go.
 
     Fewer than there are places: each that is taken must have been read from before others push it out.
     """
-    return max(1, min(_MOST_AT_ONCE, connections // 4))
+    return max(1, min(_MOST_AT_ONCE, places // _TURNS))
 
 
 def _places(connections: int) -> int:
     """How many connections there may be; the limit of descriptors is raised for them as far as it can be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    others = _MOST_AT_ONCE + _OTHER_DESCRIPTORS
-    needed = connections + others
+    needed = connections + _TURNS * _MOST_AT_ONCE + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with contextlib.suppress(ValueError, OSError):  # macOS has a limit below the limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < needed:
-            fewer = max(1, soft - others)
+            left = soft - _OTHER_DESCRIPTORS
+            fewer = max(
+                1, left - _TURNS * _MOST_AT_ONCE, left // 2
+            )  # half of few, as many as there are turns
             _log.warning(
                 "http.connections = %d: with %d descriptors there are %d at most", connections, soft, fewer
             )
