@@ -64,7 +64,7 @@ def fork_child(run: Callable[[int], int], *, title: str) -> ForkedChild:
     by_main_thread = death.forked_by_main_thread()
     parent = os.getpid()
     flush_stdio()
-    with no_thread_logs(), HeldSignals():
+    with HeldSignals(), no_thread_logs():
         pipes = _Pipes()
         mask = pthread_sigmask(SIG_BLOCK, valid_signals())
         try:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures
 import contextlib
 import inspect
+import logging
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +24,9 @@ from multiprocessing_kit.supervise import fork as fork_module
 from multiprocessing_kit.supervise.child import ForkedChild
 from multiprocessing_kit.supervise.descriptors import close_private, make_private
 from multiprocessing_kit.supervise.fork import fork_child
+from tests.forks import in_child
+from tests.instants import at_every_instruction
+from tests.interrupts import Interrupted, interrupt
 
 ROOT = Path(__file__).resolve().parents[2]
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -187,3 +194,26 @@ def test_a_fork_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "fork", refuse)
     with pytest.raises(BlockingIOError):
         fork_child(lambda liveness: 0, title="")
+
+
+def test_a_handler_that_raises_leaves_no_logging_handler_locked() -> None:
+    """At every instant: other threads log on."""
+
+    def forks() -> None:
+        with contextlib.suppress(Interrupted):
+            fork_child(lambda _liveness: 0, title="test")
+
+    def is_free(lock: Any) -> bool:
+        with concurrent.futures.ThreadPoolExecutor() as others:
+            return bool(others.submit(lock.acquire, timeout=0).result())
+
+    def forks_on() -> None:
+        handler = logging.NullHandler()
+        signal.signal(signal.SIGUSR1, interrupt)
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        handler.lock = threading.RLock()
+        for _ in at_every_instruction(forks, "/log_locks.py", only_looks=True):
+            assert is_free(handler.lock)
+            handler.lock = threading.RLock()
+
+    assert in_child(forks_on) == 0
