@@ -399,8 +399,8 @@ class Crew:
             return
         self._answers(seat)  # what it has published counts
         index = seat.number_of_running
-        if seat.mark.is_ready and (seat.answered or seat.jobs):
-            place.failures = 0  # it has worked: what ended it was a job, which is counted there
+        # What ends one that has worked is a job, which is counted there, or a limit.
+        place.worked = seat.mark.is_ready and bool(seat.answered or seat.jobs)
         error = describe_exit(gone.exitcode)
         for position, delivery in enumerate(seat.jobs):
             if delivery is None:

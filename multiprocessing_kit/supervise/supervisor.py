@@ -65,6 +65,7 @@ class Place:
         started: When that one was started, by `time.time()`.
         restarts: How many have sat there before.
         failures: Ends in a row that were none of health.
+        worked: Whether its owner knows that it has done what it is for: it is sound, and replaced at once.
         last_exit: How the last one ended, in words; "" if none has.
         reason: Why it is FATAL; "" if it is not.
         due: When the next step is to be taken, by `time.monotonic()`; None for none.
@@ -79,6 +80,7 @@ class Place:
     started: float = 0.0
     restarts: int = 0
     failures: int = 0
+    worked: bool = False
     last_exit: str = ""
     reason: str = ""
     due: float | None = None
@@ -206,7 +208,7 @@ class Supervisor:
             place.state, place.due = State.BACKOFF, time.monotonic() + _NO_FORK
             return
         place.child, place.state, place.due = child, State.RUNNING, None
-        place.started, place.since = time.time(), time.monotonic()
+        place.started, place.since, place.worked = time.time(), time.monotonic(), False
         _log.info("worker #%d started (pid %d)", pin, child.pid)
         self._on_change(place, None)
 
@@ -228,12 +230,12 @@ class Supervisor:
             self._stopped(place)
             return
         lived = time.monotonic() - place.since
-        if lived >= policy.healthy or policy.is_normal(exitcode):
+        if place.worked or lived >= policy.healthy or policy.is_normal(exitcode):
             place.failures = 0
         place.failures += not policy.is_normal(exitcode)
         outcome, reason = policy.outcome(exitcode, place.failures)
         if outcome is Outcome.AGAIN:
-            delay = policy.delay(place.failures, lived)
+            delay = 0.0 if place.worked else policy.delay(place.failures, lived)
             place.state, place.due = State.BACKOFF, time.monotonic() + delay
             if delay:
                 _log.info("worker #%d starts again in %.1f s", place.pin, delay)

@@ -59,10 +59,14 @@ def test_how_workers_ended_that_did_as_they_should(tmp_path: Path) -> None:
         shop.start()
         shop.push("brief", 1)
         shop.push("slow", 600)
+        shop.push("brief", 2)
         crews = {"brief": "was replaced", "slow": "was killed: its job took too long"}
         status = shop.wait_until(lambda status: all(status.crew(crew).workers[0].last_exit for crew in crews))
         assert {crew: status.crew(crew).workers[0].last_exit for crew in crews} == crews
         assert re.search(r"^slow #0 .* was killed: its job took too long$", status.table(), re.MULTILINE)
+        shop.wait_for_lines(2)
+        shop.stop()
+        assert "starts again in" not in shop.log  # after a job, whatever it was, without a pause
 
 
 def test_a_consumer_tells_of_its_own_topics_when_some_are_paused(tmp_path: Path) -> None:
