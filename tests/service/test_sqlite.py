@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,24 @@ def test_a_process_forks_while_its_threads_push(url: str, service_name: str) -> 
     assert brokers[0].backlog(TOPIC).ready == sum(pushed) + 10 * len(brokers)
     for broker in brokers:
         broker.close()
+
+
+def test_several_make_the_file(tmp_path: Path) -> None:
+    """In the same moment, each by its first push."""
+    for number in range(100):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        with Gate() as gate:
+            children = [fork(partial(_push_first, url, gate)) for _ in range(4)]
+            gate.open()
+            assert [exit_of(child) for child in children] == [0] * 4
+        with open_broker(url, "shop") as broker:
+            assert broker.backlog(TOPIC).ready == 4
+
+
+def _push_first(url: str, gate: Gate) -> None:
+    gate.wait()
+    with open_broker(url, "shop") as broker:
+        broker.push([job()])
 
 
 # ── clocks ────────────────────────────────────────────────────────────────────────────────────────────

@@ -25,6 +25,7 @@ READY, DELAYED, HELD, DEAD = range(4)
 _VERSION = 1
 _LOCKED_SECONDS = 5.0
 _LAST_LOCKED_SECONDS = 1.0  # for who is about to leave
+_AGAIN_SECONDS = 0.005
 _LOOK_SECONDS = 1.0  # between two looks whether the file is still the one that is open
 
 _log = logging.getLogger("multiprocessing_kit.service")
@@ -182,7 +183,7 @@ class Database:
             cached_statements=256,
         )
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            self._use_wal(db)
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
@@ -199,6 +200,18 @@ class Database:
         self._file = self._found()
         self._look_again = time.monotonic() + _LOOK_SECONDS
         return db
+
+    def _use_wal(self, db: sqlite3.Connection) -> None:
+        """Of several that come first, each may find others at this; SQLite does not wait for them here."""
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if str(error) != "database is locked" or time.monotonic() > until:
+                    raise
+            time.sleep(_AGAIN_SECONDS)
 
     def _is_gone(self) -> bool:
         """Whether somebody has removed or replaced the file; then it is closed."""
