@@ -47,6 +47,8 @@ def test_a_setup_that_raises_may_work_later(tmp_path: Path) -> None:
 def test_a_reload_into_code_that_cannot_run_leaves_the_workers(tmp_path: Path) -> None:
     with Shop(tmp_path) as shop:
         shop.start()
+        # Those that have not imported their jobs yet would do it with the new ones.
+        shop.wait_until(lambda status: [one.state for one in status.crew("work").workers] == ["idle"] * 2)
         workers = shop.workers(count=2)
         shop.write_jobs("1 / 0")
         told = shop.command("reload", expect=78).stderr
