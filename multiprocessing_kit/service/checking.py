@@ -22,7 +22,7 @@ from multiprocessing_kit.service.config_file import ConfigFile, Problem
 from multiprocessing_kit.service.service import Service
 from multiprocessing_kit.service.toml_lines import Key
 from multiprocessing_kit.service.topic_config import TopicConfig
-from multiprocessing_kit.service.work import loaded, topic_worker
+from multiprocessing_kit.service.topic_worker import loaded, topic_worker
 from multiprocessing_kit.supervise.fork import fork_child
 
 __all__ = ["checked", "option_problem", "wrong_around", "wrong_imports", "wrong_imports_in_a_child"]
