@@ -217,9 +217,6 @@ class RedisLink:
     def _send(self, command: Sequence[bytes]) -> int:
         """Returns its size."""
         data = _packed(command)
-        if len(data) <= _PIECE:
-            self._socket.sendall(data)
-            return len(data)
         for start in range(0, len(data), _PIECE):  # the timeout is that of one call
             self._socket.sendall(data[start : start + _PIECE])
         return len(data)
